@@ -1,0 +1,73 @@
+"""Tertulia: shared memory and messages for agents, in one atomic commit."""
+
+from tertulia._names import literal
+from tertulia.agents.memory_aware import MemoryAwareAgent
+from tertulia.agents.message_passing import MessagePassingAgent
+from tertulia.errors import Reject, RetryLater, TertuliaError
+from tertulia.memory import SharedMemory
+from tertulia.messaging.broker import MessageBroker
+from tertulia.messaging.delivery import Delivery, DeliveryTransaction
+from tertulia.messaging.mailbox import MessageQueue
+from tertulia.records import (
+    KEEP,
+    MISSING,
+    AccessRecord,
+    AgentInfo,
+    BrokerStats,
+    ChangeKind,
+    DeadLetter,
+    DeliveryMode,
+    Failure,
+    Finding,
+    MailboxStats,
+    MemoryAccessMode,
+    MemoryChange,
+    MemoryEntry,
+    MemoryStats,
+    Message,
+    MessageRecord,
+    Receipt,
+    Snapshot,
+    WhenFull,
+)
+from tertulia.regions import MemoryRegion
+from tertulia.space import Space, connect
+from tertulia.transaction import Transaction
+
+__all__ = [
+    "KEEP",
+    "MISSING",
+    "AccessRecord",
+    "AgentInfo",
+    "BrokerStats",
+    "ChangeKind",
+    "DeadLetter",
+    "Delivery",
+    "DeliveryMode",
+    "DeliveryTransaction",
+    "Failure",
+    "Finding",
+    "MailboxStats",
+    "MemoryAccessMode",
+    "MemoryAwareAgent",
+    "MemoryChange",
+    "MemoryEntry",
+    "MemoryRegion",
+    "MemoryStats",
+    "Message",
+    "MessageBroker",
+    "MessagePassingAgent",
+    "MessageQueue",
+    "MessageRecord",
+    "Receipt",
+    "Reject",
+    "RetryLater",
+    "SharedMemory",
+    "Snapshot",
+    "Space",
+    "TertuliaError",
+    "Transaction",
+    "WhenFull",
+    "connect",
+    "literal",
+]

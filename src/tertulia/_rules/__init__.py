@@ -1,0 +1,1 @@
+"""Pure decisions: no await, no clock, no input or output. Everything they need is an argument."""

@@ -1,0 +1,87 @@
+"""Handlers: which function gets which message, and what it is given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from tertulia.errors import InvalidInputError
+from tertulia.records import Message
+
+DEFAULT = "default"
+TYPE_HEADER = "tertulia-type"  # the class of the content, where MessagePack does not tell
+_PLAIN = {dict, list, tuple, set, str, bytes, int, float, bool, type(None)}
+
+Function = Callable[..., Any]
+
+
+class Handler(Struct, frozen=True, kw_only=True):
+    """A function for messages of one type.
+
+    `content_type`: what the content is rebuilt as. `wants_transaction`: it takes the transaction that ends with the
+    message as its second argument. `streams`: it is an async generator, whose parts are a streamed reply.
+    """
+
+    function: Function
+    content_type: Any
+    wants_transaction: bool
+    streams: bool
+
+
+class Handlers:
+    """The handlers of one agent, by message type."""
+
+    def __init__(self) -> None:
+        self._by_type: dict[str, Handler] = {}
+
+    def add(self, message_type: str | type, content_type: Any, function: Function) -> None:
+        """Register a function. Raises InvalidInputError for a type that has one, or a function of no use."""
+        name = message_type if isinstance(message_type, str) else message_type.__name__
+        if not isinstance(message_type, str) and content_type is None:
+            content_type = message_type
+        if name in self._by_type:
+            message = f"there is a handler for messages of type {name!r} already"
+            raise InvalidInputError(message)
+        parameters = _positional_parameters(function)
+        self._by_type[name] = Handler(
+            function=function,
+            content_type=content_type,
+            wants_transaction=parameters == 2,  # noqa: PLR2004 - message and transaction
+            streams=inspect.isasyncgenfunction(function),
+        )
+
+    def find(self, message: Message) -> Handler | None:
+        """Return the handler for the message's type, else the default one, else None."""
+        found = self._by_type.get(type_of(message))
+        return self._by_type.get(DEFAULT) if found is None else found
+
+
+def type_of(message: Message) -> str:
+    """Return a message's type: its header's, else its content's `type`, else "default"."""
+    if message.headers is not None and TYPE_HEADER in message.headers:
+        return message.headers[TYPE_HEADER]
+    content = message.content
+    if content.__class__ is dict:
+        kind = content.get("type", DEFAULT)
+        if isinstance(kind, str):
+            return kind
+    return DEFAULT
+
+
+def type_headers(content: object) -> dict[str, str] | None:
+    """Return the header that tells an object's class, or None for plain content."""
+    kind = content.__class__
+    return None if kind in _PLAIN else {TYPE_HEADER: kind.__name__}
+
+
+def _positional_parameters(function: Function) -> int:
+    parameters = inspect.signature(function).parameters.values()
+    positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    count = sum(parameter.kind in positional for parameter in parameters)
+    if count not in (1, 2):
+        message = f"a handler takes (message) or (message, transaction), not {count} arguments"
+        raise InvalidInputError(message)
+    return count

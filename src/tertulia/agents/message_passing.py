@@ -1,0 +1,371 @@
+"""An agent that sends messages and handles those it gets."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self, TypeVar
+
+from msgspec.structs import replace
+
+from tertulia._background import logger
+from tertulia._clock import sleep
+from tertulia._codec import convert
+from tertulia._names import check_name
+from tertulia.agents.handlers import Function, Handler, Handlers, type_headers, type_of
+from tertulia.engines.base import DEFAULT_LEASE, Claimed, Commit
+from tertulia.errors import (
+    AlreadySettledError,
+    DecodeError,
+    EngineError,
+    InvalidInputError,
+    Reject,
+    RetryLater,
+    SpaceClosedError,
+    UnknownAgentError,
+)
+from tertulia.memory import check_seconds
+from tertulia.messaging.broker import MessageBroker
+from tertulia.messaging.context import HANDLING, Handling
+from tertulia.messaging.delivery import PART_HEADER, Delivery, reply_send
+from tertulia.records import DeliveryMode, Message, Receipt, WhenFull
+
+F = TypeVar("F", bound=Function)
+
+MAX_CONCURRENCY = 1_000
+STOP_GRACE = 30.0  # seconds that running handlers get to finish, as long as a lease
+ENGINE_RETRY = 1.0  # seconds before an agent asks a failed engine again
+
+
+class MessagePassingAgent:
+    """An agent with a mailbox: `async with MessagePassingAgent(name, space.broker) as agent`.
+
+    Handlers are registered with `on_message` and run while the agent is started, one at a time unless `concurrency`
+    says otherwise; several processes may run the same agent and share its mailbox. Sending and requesting work
+    without starting.
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        broker: MessageBroker,
+        *,
+        concurrency: int = 1,
+        lease: float = DEFAULT_LEASE,
+        max_queue_size: int = 1000,
+        when_full: WhenFull = WhenFull.REJECT,
+        max_attempts: int = 5,
+        ordered: bool = False,
+    ) -> None:
+        self.agent_id = check_name(agent_id)
+        self.broker = broker
+        if isinstance(concurrency, bool) or not 1 <= concurrency <= MAX_CONCURRENCY:
+            message = f"concurrency must be 1 to {MAX_CONCURRENCY}, not {concurrency!r}"
+            raise InvalidInputError(message)
+        self._concurrency = concurrency
+        self._lease = check_seconds("lease", lease)
+        self._max_queue_size = max_queue_size
+        self._when_full = when_full
+        self._max_attempts = max_attempts
+        self._ordered = ordered
+        self._handlers = Handlers()
+        self._consumers: dict[asyncio.Task[None], bool] = {}  # whether each is handling a message
+        self._stopping = False
+        self._replied: set[str] = set()
+
+    # --- handlers ---
+
+    def on_message(self, message_type: str | type, *, content_type: Any = None) -> Callable[[F], F]:
+        """Register the decorated function for messages of a type: the content's "type", or its class's name.
+
+        "default" gets what has no other handler. A class, or `content_type`, has the content rebuilt as that type;
+        content that does not fit goes to the dead letters. The function takes the message, and, if it has a second
+        parameter, a DeliveryTransaction that is committed with the reply and the acknowledgement when it returns.
+        What it returns answers a request; an async generator's parts are streamed. An exception is logged and
+        counted, and the message is retried, or a request answered with RemoteError; see RetryLater and Reject.
+        """
+
+        def register(function: F) -> F:
+            self._handlers.add(message_type, content_type, function)
+            return function
+
+        return register
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Register the mailbox and handle messages in the background until `stop`, or the space closes."""
+        if self._consumers:
+            return
+        await self.broker.register_agent(
+            self.agent_id,
+            max_queue_size=self._max_queue_size,
+            when_full=self._when_full,
+            max_attempts=self._max_attempts,
+            ordered=self._ordered,
+        )
+        self._stopping = False
+        for number in range(self._concurrency):
+            task = self.broker.background.start(self._consume(), f"tertulia agent {self.agent_id} {number}")
+            self._consumers[task] = False
+            task.add_done_callback(lambda done: self._consumers.pop(done, None))
+
+    async def stop(self, *, grace: float = STOP_GRACE) -> None:
+        """Take no more messages, and let running handlers finish for up to `grace` seconds.
+
+        Handlers that run longer are cancelled and their messages given back. The mailbox stays.
+        """
+        self._stopping = True
+        own = asyncio.current_task()
+        for task, busy in list(self._consumers.items()):
+            if not busy:
+                task.cancel()
+        consumers = [task for task in self._consumers if task is not own]
+        if consumers:
+            _, late = await asyncio.wait(consumers, timeout=grace)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # --- sending ---
+
+    async def send(
+        self,
+        receiver: str,
+        content: object,
+        *,
+        delivery_mode: DeliveryMode = DeliveryMode.AT_LEAST_ONCE,
+        delay: float = 0.0,
+        ttl: float | None = None,
+        message_id: str | None = None,
+    ) -> Receipt:
+        """Send content to an agent; see MessageBroker.send.
+
+        After `ttl` seconds nobody has to handle it any more. A `message_id` makes repeated sends recognisable.
+        """
+        return await self.broker.send(self._message(receiver, content, delivery_mode, ttl, message_id), delay=delay)
+
+    async def publish(
+        self,
+        topic: str,
+        content: object,
+        *,
+        delivery_mode: DeliveryMode = DeliveryMode.AT_LEAST_ONCE,
+        delay: float = 0.0,
+        ttl: float | None = None,
+        message_id: str | None = None,
+    ) -> Receipt:
+        """Publish content to all who subscribed to the topic; see MessageBroker.publish."""
+        message = self._message("", content, delivery_mode, ttl, message_id)
+        return await self.broker.publish(topic, message, delay=delay)
+
+    async def request(
+        self,
+        receiver: str,
+        content: object,
+        *,
+        timeout: float = 30.0,
+        delivery_mode: DeliveryMode = DeliveryMode.AT_LEAST_ONCE,
+        type: Any = None,
+    ) -> Any:
+        """Ask an agent and return the content of its reply; see MessageBroker.request_response."""
+        message = self._message(receiver, content, delivery_mode, None, None)
+        reply = await self.broker.request_response(message, timeout=timeout)
+        return reply.content if type is None else convert(reply.content, type)
+
+    async def request_stream(
+        self,
+        receiver: str,
+        content: object,
+        *,
+        timeout: float = 30.0,
+        delivery_mode: DeliveryMode = DeliveryMode.AT_LEAST_ONCE,
+    ) -> AsyncIterator[Any]:
+        """Ask an agent and iterate over the parts of its reply; see MessageBroker.request_stream."""
+        message = self._message(receiver, content, delivery_mode, None, None)
+        async for part in self.broker.request_stream(message, timeout=timeout):
+            yield part.content
+
+    async def reply(self, original_message: Message, content: object) -> Receipt:
+        """Answer a request now, rather than with the handler's return value.
+
+        Raises InvalidInputError when the message does not ask for a reply.
+        """
+        if original_message.reply_to is None:
+            message = "this message does not ask for a reply"
+            raise InvalidInputError(message)
+        outbox = self.broker.outbox
+        send, reply = reply_send(outbox, original_message, self.agent_id, content)
+        self._replied.add(original_message.id)
+        sent = (await outbox.commit(Commit(sends=(send,)))).sent[0]
+        outbox.log_commit((reply,))
+        return Receipt(reply.id, sent.delivered)
+
+    async def subscribe(self, topic: str) -> bool:
+        """Subscribe this agent to a topic pattern; it must have been started. See MessageBroker.subscribe."""
+        return await self.broker.subscribe(self.agent_id, topic)
+
+    async def unsubscribe(self, topic: str) -> bool:
+        """Take back a subscription; see MessageBroker.unsubscribe."""
+        return await self.broker.unsubscribe(self.agent_id, topic)
+
+    def _message(
+        self,
+        receiver: str,
+        content: object,
+        delivery_mode: DeliveryMode,
+        ttl: float | None,
+        message_id: str | None,
+    ) -> Message:
+        now = self.broker.outbox.time()
+        message = Message(
+            sender=self.agent_id,
+            receiver=receiver,
+            content=content,
+            sent=now,
+            delivery_mode=delivery_mode,
+            headers=type_headers(content),
+            expires=None if ttl is None else now + check_seconds("ttl", ttl),
+        )
+        return message if message_id is None else replace(message, id=message_id)
+
+    # --- handling ---
+
+    async def _consume(self) -> None:
+        engine = self.broker.outbox.engine
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine of `start` always runs in a task
+        while not self._stopping:
+            try:
+                claimed = await engine.claim(self.agent_id, lease=self._lease, wait=None)
+                self._consumers[task] = True
+                for one in claimed:
+                    await self._handle(one)
+            except (UnknownAgentError, SpaceClosedError) as end:
+                logger.info("agent %r stops: %s", self.agent_id, end)
+                return
+            except EngineError:
+                logger.exception("agent %r could not get or settle a message", self.agent_id)
+                await sleep(self.broker.outbox.clock, ENGINE_RETRY)
+            finally:
+                self._consumers[task] = False
+
+    async def _handle(self, claimed: Claimed) -> None:
+        delivery = await self.broker.open_delivery(claimed)
+        if delivery is None:
+            return
+        message = delivery.message
+        deadline = None if message.reply_to is None else message.expires
+        token = HANDLING.set(Handling(self.agent_id, message.id, message.hops, deadline))
+        leases = self.broker.leases
+        leases.hold(claimed, self._lease)
+        try:
+            await self._run(delivery)
+        except AlreadySettledError:
+            logger.info("message %s of %r was settled by another attempt", message.id, self.agent_id)
+        except (EngineError, SpaceClosedError):
+            raise
+        except Exception as error:  # whatever a handler raises decides its message's fate
+            await self._fail(delivery, error)
+        except asyncio.CancelledError:
+            await delivery.release()
+            raise
+        finally:
+            leases.drop(claimed)
+            HANDLING.reset(token)
+            self._replied.discard(message.id)
+
+    async def _run(self, delivery: Delivery) -> None:
+        message = delivery.message
+        handler = self._handlers.find(message)
+        if handler is None:
+            raise Reject(f"{self.agent_id!r} has no handler for messages of type {type_of(message)!r}")
+        if handler.content_type is not None:
+            message = _typed(message, handler.content_type)
+        if handler.streams:
+            await self._stream(handler, message, delivery)
+        elif handler.wants_transaction:
+            transaction = delivery.transaction()
+            result = await _result(handler.function(message, transaction))
+            if self._owes_reply(message) and not transaction.replied:
+                transaction.reply(result)
+            await transaction.commit()
+        else:
+            result = handler.function(message)
+            if inspect.isawaitable(result):
+                result = await result
+            await self._finish(delivery, result)
+
+    async def _finish(self, delivery: Delivery, result: object, headers: dict[str, str] | None = None) -> None:
+        """Acknowledge the message and answer it, in one commit."""
+        outbox = self.broker.outbox
+        message = delivery.message
+        sends = ()
+        if self._owes_reply(message):
+            send, reply = reply_send(outbox, message, self.agent_id, result, headers)
+            outbox.note(reply, "sent")
+            sends = (send,)
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+            for send in sends:
+                await outbox.engine.emit(send)
+        else:
+            await outbox.commit(Commit((), (delivery.settle,), (), (), sends))
+        delivery.mark_ended("acknowledged")
+
+    async def _stream(self, handler: Handler, message: Message, delivery: Delivery) -> None:
+        """Send what an async generator yields as the parts of a reply; the last commit closes and acknowledges."""
+        outbox = self.broker.outbox
+        parts = handler.function(message, delivery) if handler.wants_transaction else handler.function(message)
+        count = 0
+        try:
+            async for part in parts:
+                if message.reply_to is None:
+                    continue
+                send, _ = reply_send(outbox, message, self.agent_id, part, {PART_HEADER: str(count)})
+                count += 1
+                if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+                    taken = await outbox.engine.emit(send)
+                else:
+                    taken = (await outbox.commit(Commit(sends=(send,)))).sent[0].delivered
+                if not taken:
+                    outbox.note(message, "stream ended", "the requester is gone")
+                    break
+        finally:
+            await parts.aclose()
+        await self._finish(delivery, None, {PART_HEADER: f"end:{count}"})
+
+    async def _fail(self, delivery: Delivery, error: Exception) -> None:
+        """Do what the exception asks for; a requester is told at once, and its request is not tried again."""
+        message = delivery.message
+        if not isinstance(error, RetryLater | Reject):
+            logger.error("agent %r failed on message %s", self.agent_id, message.id, exc_info=error)
+        try:
+            if isinstance(error, RetryLater) or not self._owes_reply(message):
+                await delivery.fail(error)
+            else:
+                await delivery.fail_request(error, self.agent_id)
+        except AlreadySettledError:
+            logger.info("message %s of %r was settled by another attempt", message.id, self.agent_id)
+
+    def _owes_reply(self, message: Message) -> bool:
+        return message.reply_to is not None and message.id not in self._replied
+
+
+def _typed(message: Message, content_type: Any) -> Message:
+    try:
+        return replace(message, content=convert(message.content, content_type))
+    except DecodeError as error:
+        raise Reject(f"the content is no {content_type!r}: {error}") from error
+
+
+async def _result(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result

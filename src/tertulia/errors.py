@@ -1,0 +1,350 @@
+"""Every error that Tertulia raises on purpose.
+
+    TertuliaError
+    ├── InvalidInputError (ValueError)      refused before anything was stored
+    │   ├── InvalidKeyError                 a key outside the grammar
+    │   ├── InvalidNameError                an agent, region or space name outside the grammar
+    │   ├── InvalidTopicError               a topic or topic pattern outside the grammar
+    │   ├── InvalidURLError                 a space URL that no engine answers to
+    │   ├── EncodeError                     a value that cannot be stored
+    │   └── ValueTooLargeError              a value above the engine's limit
+    ├── DecodeError (ValueError)            stored bytes that are not what the reader asked for
+    ├── ConflictError                       you lost a race; nothing was changed
+    │   ├── VersionConflictError            the key moved on
+    │   ├── KeyExistsError                  the key is already there
+    │   ├── KeyNotFoundError (LookupError)  the key is not there (any more)
+    │   ├── AlreadySettledError             another attempt of this message committed first
+    │   └── LeaseLostError                  the lease ran out and somebody else may hold it
+    ├── AccessDeniedError (PermissionError) you may not
+    ├── MessagingError
+    │   ├── UnknownAgentError (LookupError) no such mailbox
+    │   ├── MailboxFullError                the mailbox's owner chose not to take more
+    │   ├── RequestTimeoutError (TimeoutError)
+    │   ├── RemoteError                     the other side's handler failed
+    │   ├── LoopError                       the message has been handed on too often
+    │   └── StreamBrokenError               a partial reply is missing
+    ├── WatchLaggedError                    the watcher fell behind; changes between are gone
+    ├── EngineError                         it broke
+    │   ├── EngineUnavailableError          the engine cannot be reached
+    │   ├── OutcomeUnknownError             a commit may or may not have happened
+    │   ├── CorruptRecordError              a stored record is damaged
+    │   ├── IncompatibleFormatError         written by a newer version, or not ours
+    │   └── UnsupportedError                the engine does not have the ability asked for
+    ├── MissingExtraError (ImportError)     an optional package is not installed
+    └── SpaceClosedError                    you closed it
+
+What a handler raises to decide its message's fate are not errors and stand apart:
+
+    HandlerVerdict
+    ├── RetryLater                          try again after a delay; does not count as a failure
+    └── Reject                              straight to the dead letters
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class TertuliaError(Exception):
+    """Base class of everything that Tertulia raises on purpose."""
+
+
+# --- Bad input: refused before anything was stored ---------------------------------------------
+
+
+class InvalidInputError(TertuliaError, ValueError):
+    """An argument is outside what the call accepts. Nothing was stored or sent."""
+
+
+class InvalidKeyError(InvalidInputError):
+    """A key outside the grammar: UTF-8, 1 to 512 bytes, no control characters."""
+
+    def __init__(self, key: object, reason: str) -> None:
+        super().__init__(f"invalid key {_short(key)}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
+class InvalidNameError(InvalidInputError):
+    """An agent, region, workspace or space name outside the grammar."""
+
+    def __init__(self, name: object, reason: str) -> None:
+        super().__init__(f"invalid name {_short(name)}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class InvalidTopicError(InvalidInputError):
+    """A topic, or a topic pattern, outside the grammar."""
+
+    def __init__(self, topic: object, reason: str) -> None:
+        super().__init__(f"invalid topic {_short(topic)}: {reason}")
+        self.topic = topic
+        self.reason = reason
+
+
+class InvalidURLError(InvalidInputError):
+    """A space URL that no engine answers to."""
+
+    def __init__(self, url: object, reason: str) -> None:
+        super().__init__(f"invalid space URL {_short(url)}: {reason}")
+        self.url = url
+        self.reason = reason
+
+
+class EncodeError(InvalidInputError):
+    """A value that cannot be stored: its type, its depth, or an integer beyond 64 bits."""
+
+
+class ValueTooLargeError(InvalidInputError):
+    """An encoded value above the engine's limit."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the encoded value takes {size:,} bytes; this engine accepts {limit:,} at most")
+        self.size = size
+        self.limit = limit
+
+
+class DecodeError(TertuliaError, ValueError):
+    """Stored bytes are not what the reader asked for; the message says where (`$.path`)."""
+
+
+# --- Lost races: nothing was changed ------------------------------------------------------------
+
+
+class ConflictError(TertuliaError):
+    """A commit's check failed, so the whole commit changed nothing."""
+
+
+class VersionConflictError(ConflictError):
+    """The key is at another version or revision than the caller expected.
+
+    `actual_version` and `actual_revision` are None when the key is absent.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        expected: str,
+        actual_version: int | None,
+        actual_revision: int | None,
+    ) -> None:
+        actual = (
+            "it is absent"
+            if actual_version is None
+            else f"it is at version {actual_version}, revision {actual_revision}"
+        )
+        super().__init__(f"key {_short(key)} was expected at {expected}, but {actual}")
+        self.key = key
+        self.expected = expected
+        self.actual_version = actual_version
+        self.actual_revision = actual_revision
+
+
+class KeyExistsError(ConflictError):
+    """The key to create is already there."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {_short(key)} already exists")
+        self.key = key
+
+
+class KeyNotFoundError(ConflictError, LookupError):
+    """The key to change is not there: never written, deleted, or expired."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {_short(key)} does not exist")
+        self.key = key
+
+
+class AlreadySettledError(ConflictError):
+    """Another attempt of this message has already been settled; nothing of this one was applied."""
+
+    def __init__(self, agent_id: str, message_id: str) -> None:
+        super().__init__(f"message {message_id!r} of {agent_id!r} is already settled")
+        self.agent_id = agent_id
+        self.message_id = message_id
+
+
+class LeaseLostError(ConflictError):
+    """The lease has run out or was taken over; what it protected may have another holder."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the lease on {name!r} is lost")
+        self.name = name
+
+
+# --- You may not ---------------------------------------------------------------------------------
+
+
+class AccessDeniedError(TertuliaError, PermissionError):
+    """The agent has no permission for this operation."""
+
+    def __init__(self, agent_id: str, operation: str, target: str, why: str) -> None:
+        super().__init__(f"agent {agent_id!r} may not {operation} {target!r}: {why}")
+        self.agent_id = agent_id
+        self.operation = operation
+        self.target = target
+        self.why = why
+
+
+# --- Messages ------------------------------------------------------------------------------------
+
+
+class MessagingError(TertuliaError):
+    """A message could not be delivered or answered."""
+
+
+class UnknownAgentError(MessagingError, LookupError):
+    """No agent of that name is registered."""
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(f"no agent {agent_id!r} is registered in this space")
+        self.agent_id = agent_id
+
+
+class MailboxFullError(MessagingError):
+    """The mailbox is full and its owner chose to reject, or nobody made room in time.
+
+    `waits` tells a sender that the owner chose to let senders wait.
+    """
+
+    def __init__(self, agent_id: str, size: int, *, waits: bool = False) -> None:
+        super().__init__(f"the mailbox of {agent_id!r} is full ({size:,} messages)")
+        self.agent_id = agent_id
+        self.size = size
+        self.waits = waits
+
+
+class RequestTimeoutError(MessagingError, TimeoutError):
+    """No reply came before the deadline. The request may still be handled."""
+
+    def __init__(self, receiver: str, message_id: str, timeout: float) -> None:
+        super().__init__(f"{receiver!r} did not reply to {message_id!r} within {timeout:g} s")
+        self.receiver = receiver
+        self.message_id = message_id
+        self.timeout = timeout
+
+
+class RemoteError(MessagingError):
+    """The receiver's handler failed; `kind` is its exception's type, `detail` its text."""
+
+    def __init__(self, agent_id: str, kind: str, detail: str) -> None:
+        super().__init__(f"{agent_id!r} failed with {kind}: {detail}")
+        self.agent_id = agent_id
+        self.kind = kind
+        self.detail = detail
+
+
+class LoopError(MessagingError):
+    """A message was handed on more often than the limit, so it went to the dead letters."""
+
+    def __init__(self, receiver: str, path: tuple[str, ...]) -> None:
+        tail = " > ".join(path[-6:])
+        super().__init__(f"message to {receiver!r} stopped after {len(path)} hops (… > {tail})")
+        self.receiver = receiver
+        self.path = path
+
+
+class StreamBrokenError(MessagingError):
+    """A part of a streamed reply is missing."""
+
+    def __init__(self, agent_id: str, expected: int, got: int) -> None:
+        super().__init__(f"the stream from {agent_id!r} jumped from part {expected} to {got}")
+        self.agent_id = agent_id
+        self.expected = expected
+        self.got = got
+
+
+# --- Watching ------------------------------------------------------------------------------------
+
+
+class WatchLaggedError(TertuliaError):
+    """Changes after `last_revision` are no longer kept, so this watch cannot go on without a gap.
+
+    Read the current state (`entries`) and watch again from there.
+    """
+
+    def __init__(self, pattern: str, last_revision: int | None) -> None:
+        super().__init__(
+            f"the watch on {_short(pattern)} fell behind after revision {last_revision}; changes after it are gone"
+        )
+        self.pattern = pattern
+        self.last_revision = last_revision
+
+
+# --- The engine broke ----------------------------------------------------------------------------
+
+
+class EngineError(TertuliaError):
+    """The engine failed; every foreign exception of an engine's libraries is wrapped in one."""
+
+
+class EngineUnavailableError(EngineError):
+    """The engine cannot be reached, or did not answer in time. The call did not happen."""
+
+
+class OutcomeUnknownError(EngineError):
+    """Whether the commit happened could not be learned: read back before trying again."""
+
+
+class CorruptRecordError(EngineError):
+    """A stored record does not match its checksum."""
+
+    def __init__(self, key: str, detail: str) -> None:
+        super().__init__(f"the record of {_short(key)} is damaged: {detail}")
+        self.key = key
+        self.detail = detail
+
+
+class IncompatibleFormatError(EngineError):
+    """What is stored was written by a newer version, or is not Tertulia's."""
+
+
+class UnsupportedError(EngineError):
+    """This engine does not have the ability asked for."""
+
+
+class MissingExtraError(TertuliaError, ImportError):
+    """An optional package is not installed; the message has the command that installs it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional package: pip install 'tertulia[{extra}]'")
+        self.extra = extra
+
+
+class SpaceClosedError(TertuliaError):
+    """The space was closed by its own user."""
+
+    def __init__(self) -> None:
+        super().__init__("the space is closed")
+
+
+# --- What a handler may decide -------------------------------------------------------------------
+
+
+class HandlerVerdict(Exception):  # noqa: N818 - not an error: a handler's decision, raised
+    """Base of what a handler raises to decide its message's fate."""
+
+
+class RetryLater(HandlerVerdict):
+    """Give the message back and try again after `delay` seconds, without counting a failure."""
+
+    def __init__(self, delay: float = 1.0, reason: str = "") -> None:
+        super().__init__(reason or f"retry in {delay:g} s")
+        self.delay = delay
+
+
+class Reject(HandlerVerdict):
+    """Send the message straight to the dead letters, with this reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _short(value: Any) -> str:
+    """Return a printable form of at most 80 characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}…{text[-16:]}"  # noqa: PLR2004 - as said

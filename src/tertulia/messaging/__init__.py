@@ -1,0 +1,1 @@
+"""Messages: mailboxes, deliveries, topics, requests and dead letters."""

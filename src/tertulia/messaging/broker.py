@@ -1,0 +1,339 @@
+"""The message broker: who has a mailbox, and how messages get in and out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from msgspec.structs import replace
+
+from tertulia._background import Background
+from tertulia._clock import Clock
+from tertulia._names import check_name, check_topic_pattern
+from tertulia._rules.deadlines import is_expired
+from tertulia._rules.retry import is_given_up
+from tertulia.engines.base import (
+    DEAD_LETTERS,
+    DEFAULT_LEASE,
+    Claimed,
+    Commit,
+    Engine,
+    MailboxCounts,
+    MailboxOptions,
+    Settle,
+)
+from tertulia.errors import AlreadySettledError, DecodeError, InvalidInputError, UnknownAgentError
+from tertulia.memory import SharedMemory, check_seconds
+from tertulia.messaging import dead_letters
+from tertulia.messaging.delivery import Delivery, message_of
+from tertulia.messaging.leases import LeaseKeeper
+from tertulia.messaging.mailbox import MessageQueue
+from tertulia.messaging.outbox import ROOM_TIMEOUT, Outbox
+from tertulia.messaging.requests import RequestDesk
+from tertulia.records import (
+    AgentInfo,
+    BrokerStats,
+    DeadLetter,
+    DeliveryMode,
+    MailboxStats,
+    Message,
+    MessageRecord,
+    Receipt,
+    WhenFull,
+)
+
+MAX_QUEUE_SIZE = 1_000_000  # a mailbox is not a database
+MAX_ATTEMPTS = 1_000
+
+
+class MessageBroker:
+    """The messages of a space, as `space.broker`.
+
+    Raises, everywhere: InvalidNameError, InvalidTopicError, EncodeError, ValueTooLargeError for bad input, before
+    anything is stored; EngineError when the engine fails; SpaceClosedError after closing.
+
+    Cancellation: a cancelled `receive` holds no message. A cancelled send either happened or did not.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock, memory: SharedMemory, background: Background) -> None:
+        self.background = background
+        self.leases = LeaseKeeper(engine, clock, background)
+        self._engine = engine
+        self._memory = memory
+        self.outbox = Outbox(engine, clock)
+        self._desk = RequestDesk(self.outbox)
+
+    # --- agents ---
+
+    async def register_agent(
+        self,
+        agent_id: str,
+        *,
+        max_queue_size: int = 1000,
+        when_full: WhenFull = WhenFull.REJECT,
+        max_attempts: int = 5,
+        ordered: bool = False,
+    ) -> bool:
+        """Give the agent a mailbox, or change an existing one's settings; return whether it is new.
+
+        `max_queue_size` counts every message that is not settled yet. `max_attempts` is how many failed attempts
+        send a message to the dead letters. An `ordered` mailbox hands out one message at a time and lets none
+        overtake one that is retried.
+        """
+        check_name(agent_id)
+        _check_count("max_queue_size", max_queue_size, MAX_QUEUE_SIZE)
+        _check_count("max_attempts", max_attempts, MAX_ATTEMPTS)
+        await self._engine.open_mailbox(DEAD_LETTERS + agent_id, dead_letters.OPTIONS)
+        options = MailboxOptions(
+            max_size=max_queue_size, when_full=when_full, max_attempts=max_attempts, ordered=ordered
+        )
+        return await self._engine.open_mailbox(agent_id, options)
+
+    async def unregister_agent(self, agent_id: str) -> int:
+        """Remove the agent's mailbox and subscriptions; return how many messages were still in it.
+
+        They go to the agent's dead letters, reason "unregistered", where they can still be read.
+        """
+        check_name(agent_id)
+        letters = DEAD_LETTERS + agent_id
+        await self._engine.open_mailbox(letters, dead_letters.OPTIONS)
+        note = self.outbox.failure(0, "unregistered")
+        return await self._engine.close_mailbox(agent_id, heir=letters, note=note)
+
+    async def agents(self) -> list[AgentInfo]:
+        """Return the registered agents, by name."""
+        return [info for info in await self._engine.mailboxes() if not info.agent_id.startswith("_")]
+
+    def queue(self, agent_id: str) -> MessageQueue:
+        """Return the agent's mailbox as an object of its own."""
+        return MessageQueue(check_name(agent_id), self)
+
+    # --- sending ---
+
+    async def send(self, message: Message, *, delay: float = 0.0, timeout: float = ROOM_TIMEOUT) -> Receipt:
+        """Store the message in its receiver's mailbox, to be delivered after `delay` seconds.
+
+        Stored when this returns, unless AT_MOST_ONCE, which is handed over if somebody takes it now. While a message
+        of the same id is in the mailbox, it is not stored again; EXACTLY_ONCE, not even after that was handled.
+        `timeout` bounds the wait for room where the owner chose WhenFull.WAIT.
+
+        Raises UnknownAgentError, MailboxFullError.
+        """
+        send = self.outbox.send_of(message, delay)
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+            taken = await self._engine.emit(send)
+            self.outbox.log_commit((message,))
+            return Receipt(message.id, taken)
+        committed = await self.outbox.commit(Commit((), (), (), (), (send,)), timeout=timeout)
+        sent = committed.sent[0]
+        outbox = self.outbox
+        outbox.counters.sent += 1
+        outbox.note(message, "duplicate" if sent.duplicate else "sent")
+        if sent.dropped:
+            self._log_dropped(sent.dropped)
+        letter = send.mailbox != message.receiver
+        return Receipt(message.id, 0 if letter else sent.delivered, sent.duplicate, sent.dropped, letter)
+
+    async def send_to(self, agent_id: str, message: Message) -> Receipt:
+        """Send the message to this agent, whoever it names as receiver."""
+        if message.receiver != agent_id:
+            message = replace(message, receiver=agent_id)
+        return await self.send(message)
+
+    async def publish(
+        self, topic: str, message: Message, *, delay: float = 0.0, timeout: float = ROOM_TIMEOUT
+    ) -> Receipt:
+        """Store a copy for every agent subscribed to the topic: for all of them or, on an error, for none.
+
+        The receipt's `delivered` says how many mailboxes took it. Raises MailboxFullError when one is full whose
+        owner chose to reject.
+        """
+        send = self.outbox.publish_of(topic, message, delay)
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+            taken = await self._engine.emit(send)
+            self.outbox.note(message, "published", topic)
+            return Receipt(message.id, taken)
+        sent = (await self.outbox.commit(Commit(sends=(send,)), timeout=timeout)).sent[0]
+        self.outbox.counters.sent += sent.delivered
+        self.outbox.note(message, "published", f"{topic} to {sent.delivered}")
+        self._log_dropped(sent.dropped)
+        return Receipt(message.id, sent.delivered, sent.duplicate, sent.dropped)
+
+    async def subscribe(self, agent_id: str, topic: str) -> bool:
+        """Let the agent get what is published to topics that match; return whether this is new.
+
+        `*` stands for one level, a last `>` for the rest. Raises UnknownAgentError.
+        """
+        return await self._engine.subscribe(check_name(agent_id), check_topic_pattern(topic))
+
+    async def unsubscribe(self, agent_id: str, topic: str) -> bool:
+        """Take back a subscription, by the pattern it was made with; return whether it was there."""
+        return await self._engine.unsubscribe(check_name(agent_id), check_topic_pattern(topic))
+
+    # --- receiving ---
+
+    async def receive(
+        self, agent_id: str, *, timeout: float | None = None, lease: float = DEFAULT_LEASE
+    ) -> Delivery | None:
+        """Take the agent's next message under a lease; wait up to `timeout` seconds (None: for ever) for one.
+
+        Returns None when none came. The message is delivered again unless the delivery is acknowledged before
+        `lease` seconds are over (see Delivery.extend). Raises UnknownAgentError.
+        """
+        check_name(agent_id)
+        clock = self.outbox.clock
+        deadline = None if timeout is None else clock.monotonic() + check_seconds("timeout", timeout, zero=True)
+        wait = timeout
+        while True:
+            claimed = await self._engine.claim(agent_id, lease=lease, wait=wait)
+            if not claimed:
+                return None
+            delivery = await self.open_delivery(claimed[0])
+            if delivery is not None:
+                return delivery
+            wait = None if deadline is None else max(0.0, deadline - clock.monotonic())
+
+    async def open_delivery(self, claimed: Claimed) -> Delivery | None:
+        """Return a claim as a delivery, or deal with a message that must not be handled, and return None.
+
+        That is: one that cannot be decoded, has failed too often, or whose time is over. It goes to the dead
+        letters, except for requests whose requester has given up: those end with an entry in the log.
+        """
+        try:
+            message = message_of(claimed)
+        except DecodeError as error:
+            broken = Message(id=claimed.message_id, receiver=claimed.mailbox)
+            await self._bury(Delivery(claimed, broken, self.outbox, self._memory), f"undecodable: {error}")
+            return None
+        delivery = Delivery(claimed, message, self.outbox, self._memory)
+        if is_expired(message.expires, self.outbox.time()):
+            if message.reply_to is None:
+                await self._bury(delivery, "expired")
+            else:
+                await self._drop(delivery, "expired request dropped")
+            return None
+        if is_given_up(claimed.failures, claimed.max_attempts):
+            await self._bury(delivery, f"given up after {claimed.failures} failed attempts")
+            return None
+        self.outbox.counters.delivered += 1
+        return delivery
+
+    async def acknowledge(self, agent_id: str, message_id: str) -> None:
+        """Take a message out of the agent's mailbox for good. Raises AlreadySettledError when it is not there."""
+        settle = Settle(check_name(agent_id), message_id)
+        await self._engine.commit(Commit((), (settle,)))
+        self.outbox.counters.acknowledged += 1
+
+    async def _bury(self, delivery: Delivery, reason: str) -> None:
+        try:
+            await delivery.reject(reason)
+        except AlreadySettledError:
+            delivery.mark_ended("settled elsewhere")
+
+    async def _drop(self, delivery: Delivery, status: str) -> None:
+        try:
+            await delivery.acknowledge()
+        except AlreadySettledError:
+            delivery.mark_ended("settled elsewhere")
+        self.outbox.note(delivery.message, status)
+
+    # --- requests ---
+
+    async def request_response(self, message: Message, *, timeout: float = 30.0) -> Message:
+        """Send the message and return the reply to it, waiting at most `timeout` seconds.
+
+        Within a handler the deadline is that of the message being handled, if it is earlier. A reply that comes
+        later is dropped and logged. If the reply is streamed, all parts come as a list.
+
+        Raises RequestTimeoutError; RemoteError when the handler failed; UnknownAgentError and MailboxFullError at
+        once; LoopError for a message that goes in circles.
+        """
+        return await self._desk.request(message, timeout)
+
+    async def request_stream(self, message: Message, *, timeout: float = 30.0) -> AsyncIterator[Message]:
+        """Send the message and iterate over the parts of the reply as they come.
+
+        `timeout` bounds the whole stream. A reply that is not streamed comes as one part. Raises what
+        request_response raises, and StreamBrokenError when a part is missing.
+        """
+        async for part in self._desk.stream(message, timeout):
+            yield part
+
+    # --- dead letters ---
+
+    async def dead_letters(self, agent_id: str, *, limit: int = 100) -> list[DeadLetter]:
+        """Return the agent's dead letters, oldest first; also of an agent that was unregistered."""
+        return await dead_letters.list_dead_letters(self.outbox, check_name(agent_id), limit)
+
+    async def redeliver(self, agent_id: str, message_id: str | None = None) -> int:
+        """Move one dead letter, or all of them, back into the mailbox; return how many were moved.
+
+        Their count of failures starts anew; their history stays. Raises UnknownAgentError, MailboxFullError.
+        """
+        return await dead_letters.redeliver(self.outbox, check_name(agent_id), message_id)
+
+    async def purge(self, agent_id: str, message_id: str | None = None) -> int:
+        """Remove one dead letter, or all of them, for good; return how many were removed."""
+        return await dead_letters.purge(self.outbox, check_name(agent_id), message_id)
+
+    # --- figures ---
+
+    async def get_stats(self) -> BrokerStats:
+        """Return figures about all mailboxes, and what this handle has done."""
+        mailboxes = await self._all_mailbox_stats()
+        counters = self.outbox.counters
+        return BrokerStats(
+            registered_agents=len(mailboxes),
+            topics=(await self._engine.stats()).topics,
+            queue_sizes={name: stats.waiting + stats.delayed for name, stats in mailboxes.items()},
+            mailboxes=mailboxes,
+            sent=counters.sent,
+            delivered=counters.delivered,
+            acknowledged=counters.acknowledged,
+            failed=counters.failed,
+            dead_lettered=counters.dead_lettered,
+            dropped=counters.dropped,
+            late_replies=counters.late_replies,
+            message_log_size=len(self.outbox.log),
+        )
+
+    async def mailbox_stats(self, agent_id: str) -> MailboxStats:
+        """Return the figures of one mailbox. Raises UnknownAgentError."""
+        stats = (await self._all_mailbox_stats()).get(check_name(agent_id))
+        if stats is None:
+            raise UnknownAgentError(agent_id)
+        return stats
+
+    async def _all_mailbox_stats(self) -> dict[str, MailboxStats]:
+        counts = (await self._engine.stats()).mailboxes
+        none = MailboxCounts(0, 0, 0)
+        return {
+            info.agent_id: MailboxStats(
+                agent_id=info.agent_id,
+                waiting=counts.get(info.agent_id, none).waiting,
+                pending=counts.get(info.agent_id, none).leased,
+                delayed=counts.get(info.agent_id, none).delayed,
+                dead_letters=counts.get(DEAD_LETTERS + info.agent_id, none).waiting,
+                max_queue_size=info.max_queue_size,
+            )
+            for info in await self.agents()
+        }
+
+    def message_log(self, limit: int = 100) -> list[MessageRecord]:
+        """Return what happened to messages through this handle, newest last. The last 1,000 are kept."""
+        return self.outbox.records(limit)
+
+    def close(self) -> None:
+        """End the requests that wait; the space calls it when it closes."""
+        self._desk.close()
+        self.leases.close()
+
+    def _log_dropped(self, dropped: tuple[tuple[str, str], ...]) -> None:
+        for agent_id, message_id in dropped:
+            self.outbox.counters.dropped += 1
+            self.outbox.note(Message(id=message_id, receiver=agent_id), "dropped", "the mailbox was full")
+
+
+def _check_count(name: str, count: object, limit: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= limit:
+        message = f"{name} must be a whole number from 1 to {limit:,}, not {count!r}"
+        raise InvalidInputError(message)

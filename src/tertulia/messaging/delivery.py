@@ -1,0 +1,269 @@
+"""Deliveries: one attempt at handling a message, and how it ends."""
+
+from __future__ import annotations
+
+import traceback as tracebacks
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from tertulia._codec import check_wire, decoder_for, encode
+from tertulia._rules.retry import is_given_up, retry_delay
+from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, REPLIES, Claimed, Commit, Send, Settle
+from tertulia.errors import DecodeError, InvalidInputError, Reject, RetryLater
+from tertulia.memory import SharedMemory, check_seconds
+from tertulia.messaging.outbox import Outbox
+from tertulia.records import DeliveryMode, Message
+from tertulia.transaction import Transaction
+
+_MESSAGES = decoder_for(Message)
+ERROR_HEADER = "tertulia-error"  # on a reply: the handler failed; the content says how
+PART_HEADER = "tertulia-part"  # on a reply: its place in a stream; "end:N" closes a stream of N parts
+
+
+class Delivery:
+    """A message in a consumer's hands, under a lease.
+
+    It ends by exactly one of `acknowledge` (done), `release` (again, please), `reject` (to the dead letters), or a
+    committed `transaction()`; when the lease runs out before, the message is delivered again. As a context manager
+    it acknowledges when the block is left, and on an exception does what a handler's exception does: RetryLater
+    releases it, Reject rejects it, anything else counts as a failure.
+    """
+
+    __slots__ = ("_claimed", "_ended", "_memory", "_outbox", "message")
+
+    def __init__(self, claimed: Claimed, message: Message, outbox: Outbox, memory: SharedMemory) -> None:
+        self.message = message
+        self._claimed = claimed
+        self._outbox = outbox
+        self._memory = memory
+        self._ended = claimed.transient
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first time this message is delivered."""
+        return self._claimed.attempt
+
+    @property
+    def failures(self) -> int:
+        """How many earlier attempts failed."""
+        return self._claimed.failures
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this message, for effects outside the space."""
+        return f"{self._claimed.mailbox}:{self.message.id}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the delivery was acknowledged, released, rejected or committed here."""
+        return self._ended
+
+    @property
+    def settle(self) -> Settle:
+        """What takes this message out of its mailbox, as a part of a commit."""
+        return Settle(self._claimed.mailbox, self._claimed.message_id, self._claimed.sequence)
+
+    async def acknowledge(self) -> None:
+        """Take the message out of the mailbox: it is handled.
+
+        Raises AlreadySettledError when another attempt was faster.
+        """
+        if self._claimed.transient:
+            return
+        await self._outbox.engine.commit(Commit((), (self.settle,)))
+        self.mark_ended("acknowledged")
+
+    async def release(self, *, delay: float = 0.0, counted: bool = False, reason: str = "") -> bool:
+        """Give the message back, to be delivered again after `delay` seconds; return False if it was lost already.
+
+        With `counted` this attempt counts as a failure.
+        """
+        check_seconds("delay", delay, zero=True)
+        if self._claimed.transient:
+            return False
+        note = self._outbox.failure(self.attempt, reason) if reason else b""
+        released = await self._outbox.engine.release(self._claimed, delay=delay, counted=counted, note=note)
+        self.mark_ended("released", reason)
+        return released
+
+    async def reject(self, reason: str, *, error: str = "", traceback: str = "") -> None:
+        """Move the message to the dead letters, with its history. Raises AlreadySettledError."""
+        if not self._claimed.transient:
+            note = self._outbox.failure(self.attempt, reason, error, traceback)
+            await self._outbox.engine.commit(self.dead_letter_commit(note))
+        self.mark_ended("dead-lettered", reason)
+
+    async def extend(self, lease: float = DEFAULT_LEASE) -> None:
+        """Make the lease end `lease` seconds from now. Raises LeaseLostError."""
+        if not self._claimed.transient:
+            await self._outbox.engine.extend(self._claimed, check_seconds("lease", lease))
+
+    def transaction(self) -> DeliveryTransaction:
+        """Return a transaction that acknowledges this message with its commit: all of it once, or nothing."""
+        return DeliveryTransaction(self, self._memory, self._outbox)
+
+    async def fail(self, error: BaseException) -> bool:
+        """Do what a handler's exception asks for; return whether the message was given up.
+
+        RetryLater releases without counting, Reject rejects; otherwise the failure is counted, and the message is
+        retried with exponential backoff or, after the mailbox's `max_attempts`, goes to the dead letters.
+        """
+        if isinstance(error, RetryLater):
+            await self.release(delay=max(error.delay, 0.0))
+            return False
+        if isinstance(error, Reject):
+            await self.reject(error.reason, error="Reject")
+            return True
+        self._outbox.counters.failed += 1
+        kind = type(error).__name__
+        text = _traceback(error)
+        if self._claimed.transient or is_given_up(self.failures + 1, self._claimed.max_attempts):
+            await self.reject(f"{kind}: {error}", error=kind, traceback=text)
+            return True
+        note = self._outbox.failure(self.attempt, f"{kind}: {error}", kind, text)
+        delay = retry_delay(self.failures + 1, self._outbox.jitter())
+        await self._outbox.engine.release(self._claimed, delay=delay, counted=True, note=note)
+        self.mark_ended("failed", f"{kind}: {error}")
+        return False
+
+    async def fail_request(self, error: Exception, agent_id: str) -> None:
+        """Answer the requester with the error and move the request to the dead letters, in one commit.
+
+        It is not retried: the requester knows, and decides. Raises AlreadySettledError.
+        """
+        outbox = self._outbox
+        outbox.counters.failed += 1
+        kind = type(error).__name__
+        detail = error.reason if isinstance(error, Reject) else str(error)
+        reply, _ = reply_send(outbox, self.message, agent_id, detail, {ERROR_HEADER: kind})
+        if self._claimed.transient:
+            await outbox.engine.emit(reply)
+        else:
+            reason = detail if isinstance(error, Reject) else f"{kind}: {detail}"
+            note = outbox.failure(self.attempt, reason, kind, _traceback(error))
+            letter = self.dead_letter_commit(note)
+            await outbox.engine.commit(Commit((), letter.settles, (), (), (*letter.sends, reply)))
+        self.mark_ended("dead-lettered", f"{kind}: {detail}")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if self._ended:
+            return False
+        if error is None:
+            await self.acknowledge()
+        elif isinstance(error, Exception):
+            await self.fail(error)
+            return isinstance(error, (RetryLater, Reject))
+        else:
+            await self.release()
+        return False
+
+    def dead_letter_commit(self, note: bytes) -> Commit:
+        """Return the commit that moves the message to the dead letters."""
+        claimed = self._claimed
+        letter = Send(
+            DEAD_LETTERS + claimed.mailbox,
+            claimed.message_id,
+            claimed.body,
+            notes=(*claimed.notes, note),
+            optional=True,
+        )
+        return Commit(settles=(self.settle,), sends=(letter,))
+
+    def mark_ended(self, status: str, detail: str = "") -> None:
+        """Write down how the delivery ended."""
+        self._ended = True
+        counters = self._outbox.counters
+        if status == "acknowledged":
+            counters.acknowledged += 1
+        elif status == "dead-lettered":
+            counters.dead_lettered += 1
+        self._outbox.note(self.message, status, detail)
+
+
+class DeliveryTransaction(Transaction):
+    """A transaction that settles a delivery with its commit.
+
+    Raises AlreadySettledError from the commit when another attempt at the message has committed: then nothing of
+    this one is applied.
+    """
+
+    def __init__(self, delivery: Delivery, memory: SharedMemory, outbox: Outbox) -> None:
+        super().__init__(memory, outbox)
+        self.delivery = delivery
+        self.replied = False
+        self._settles = () if delivery._claimed.transient else (delivery.settle,)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this message, for effects outside the space."""
+        return self.delivery.idempotency_key
+
+    def reply(self, content: Any) -> None:
+        """Answer the request with the commit. Raises InvalidInputError when the message is no request."""
+        request = self.delivery.message
+        if request.reply_to is None:
+            message = "this message does not ask for a reply"
+            raise InvalidInputError(message)
+        self._check_open()
+        self.replied = True
+        self._add(*reply_send(self._outbox, request, request.receiver, content))
+
+    async def commit(self) -> None:
+        """Apply everything and acknowledge the message, or do nothing; see Transaction.commit."""
+        await super().commit()
+        self.delivery.mark_ended("acknowledged")
+
+
+def reply_send(
+    outbox: Outbox,
+    request: Message,
+    sender: str,
+    content: object,
+    headers: dict[str, str] | None = None,
+) -> tuple[Send, Message]:
+    """Return the send of a reply; one that nobody waits for any more is no error."""
+    receiver = request.reply_to or ""
+    reply = Message(
+        sender=sender,
+        receiver=receiver,
+        content=content,
+        sent=outbox.time(),
+        correlation_id=request.id,
+        delivery_mode=DeliveryMode.AT_MOST_ONCE
+        if request.delivery_mode is DeliveryMode.AT_MOST_ONCE
+        else DeliveryMode.AT_LEAST_ONCE,
+        headers=headers,
+    )
+    body = encode(reply, outbox.limit)
+    return Send(receiver, reply.id, body, optional=receiver.startswith(REPLIES)), reply
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(tracebacks.format_exception(error))
+
+
+def message_of(claimed: Claimed) -> Message:
+    """Return the message of a claim, with its receiver and attempt. Raises DecodeError."""
+    body = claimed.body
+    check_wire(body)
+    try:
+        message = _MESSAGES.decode(body)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise DecodeError(f"message {claimed.message_id!r} cannot be decoded: {error}") from error
+    # The message was made here a moment ago and nobody else has it, so it may still be completed.
+    if message.receiver != claimed.mailbox:
+        force_setattr(message, "receiver", claimed.mailbox)
+    if claimed.attempt > 1:
+        force_setattr(message, "attempt", claimed.attempt)
+    return message

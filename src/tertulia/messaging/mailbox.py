@@ -1,0 +1,43 @@
+"""Mailboxes: the queue of one agent, shared by all processes that act for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tertulia.records import Message, Receipt
+
+if TYPE_CHECKING:
+    from tertulia.messaging.broker import MessageBroker
+    from tertulia.messaging.delivery import Delivery
+
+
+class MessageQueue:
+    """One agent's mailbox, as `broker.queue(agent_id)`: the broker's calls with the agent filled in.
+
+    Every method raises UnknownAgentError when the agent is not registered.
+    """
+
+    def __init__(self, agent_id: str, broker: MessageBroker) -> None:
+        self.agent_id = agent_id
+        self._broker = broker
+
+    async def enqueue(self, message: Message) -> Receipt:
+        """Store the message in this mailbox, whoever it names as receiver. See MessageBroker.send."""
+        return await self._broker.send_to(self.agent_id, message)
+
+    async def dequeue(self, *, timeout: float | None = None) -> Delivery | None:
+        """Take the next message under a lease; see MessageBroker.receive."""
+        return await self._broker.receive(self.agent_id, timeout=timeout)
+
+    async def acknowledge(self, message_id: str) -> None:
+        """Take a message out for good; see MessageBroker.acknowledge."""
+        await self._broker.acknowledge(self.agent_id, message_id)
+
+    async def size(self) -> int:
+        """Return how many messages wait to be delivered, delayed ones included."""
+        stats = await self._broker.mailbox_stats(self.agent_id)
+        return stats.waiting + stats.delayed
+
+    async def get_pending_count(self) -> int:
+        """Return how many messages are with a consumer that has not settled them yet."""
+        return (await self._broker.mailbox_stats(self.agent_id)).pending

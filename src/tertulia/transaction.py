@@ -1,0 +1,217 @@
+"""Transactions: memory and messages in one atomic commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from tertulia._codec import convert, decode_plain
+from tertulia._names import check_key
+from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Settle
+from tertulia.errors import InvalidInputError, KeyExistsError, KeyNotFoundError
+from tertulia.memory import SharedMemory, check_commit_size, conflict
+from tertulia.messaging.outbox import Outbox
+from tertulia.records import KEEP, DeliveryMode, Keep, Message
+
+
+class Transaction:
+    """Writes and messages that are gathered, then committed together: `async with space.transaction() as tx`.
+
+    Leaving the block commits; leaving it by an exception, or calling `cancel`, commits nothing. Nothing is visible
+    to others before. `read` remembers the revision it saw, and the commit fails with VersionConflictError
+    (KeyNotFoundError, KeyExistsError) if any key that was read has changed by then: what was decided from reads is
+    still true when it is written. Nothing was changed then, and the whole block can be tried again.
+
+    Values are checked and encoded at the call, so bad input raises before anything is committed.
+    """
+
+    def __init__(self, memory: SharedMemory, outbox: Outbox) -> None:
+        self._memory = memory
+        self._outbox = outbox
+        self._engine = memory._engine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._checks: list[Check] = []
+        self._read: dict[str, Record | None] = {}
+        self._writes: dict[str, Put | Delete] = {}
+        self._sends: list[Send | Publish] = []
+        self._emits: list[Send | Publish] = []
+        self._messages: list[Message] = []
+        self._settles: tuple[Settle, ...] = ()
+        self._state = "open"
+        self.revision: int | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None and self._state == "open":
+            await self.commit()
+        else:
+            self.cancel()
+
+    # --- memory ---
+
+    async def read(self, key: str, *, reader: str, default: Any = None, type: Any = None) -> Any:
+        """Return the value as this transaction sees it, or `default`; the commit relies on it."""
+        self._check(key, reader)
+        write = self._writes.get(key)
+        if write is None:
+            record = await self._seen(key)
+            body = None if record is None else record.body
+        else:
+            body = write.body if isinstance(write, Put) else None
+        if body is None:
+            return default
+        value = decode_plain(body)
+        return value if type is None else convert(value, type)
+
+    def write(self, key: str, value: object, *, owner: str, ttl: float | None = None, tags: Iterable[str] = ()) -> None:
+        """Create or replace the key."""
+        self._put(key, value, owner, ttl, tags, keep_owner=False)
+
+    def create(
+        self, key: str, value: object, *, owner: str, ttl: float | None = None, tags: Iterable[str] = ()
+    ) -> None:
+        """Create the key; the commit raises KeyExistsError if it is there."""
+        mine = self._writes.get(key)
+        if isinstance(mine, Put):
+            raise KeyExistsError(key)
+        self._put(key, value, owner, ttl, tags, keep_owner=False)
+        if mine is None:
+            self._checks.append(Check(key, absent=True))
+
+    def update(
+        self,
+        key: str,
+        value: object,
+        *,
+        updater: str,
+        expected_version: int | None = None,
+        expected_revision: int | None = None,
+        ttl: float | Keep | None = KEEP,
+        tags: Iterable[str] | Keep = KEEP,
+    ) -> None:
+        """Replace the value of a key that exists, at the expected version or revision if one is given."""
+        mine = self._writes.get(key)
+        if isinstance(mine, Delete):
+            raise KeyNotFoundError(key)
+        self._put(key, value, updater, ttl, tags, keep_owner=True)
+        if mine is None:
+            self._checks.append(Check(key, expected_revision, expected_version))
+        elif expected_version is not None or expected_revision is not None:
+            message = f"key {key!r} was written in this transaction, so it has no version yet"
+            raise InvalidInputError(message)
+
+    def delete(self, key: str, *, requester: str, expected_version: int | None = None) -> None:
+        """Remove the key, if it is there."""
+        self._check(key, requester)
+        self._writes[key] = Delete(key)
+        if expected_version is not None:
+            self._checks.append(Check(key, version=expected_version))
+
+    def require(self, key: str, *, revision: int | None = None, fence: int | None = None) -> None:
+        """Commit only if the key is there: at this revision, or alive since it was created at `fence`."""
+        self._check_open()
+        self._checks.append(Check(check_key(key), revision, created_revision=fence))
+
+    # --- messages ---
+
+    def send(self, message: Message, *, delay: float = 0.0) -> None:
+        """Send the message with the commit, to be delivered `delay` seconds after it.
+
+        An AT_MOST_ONCE message goes out after the commit, and may be lost.
+        """
+        self._check_open()
+        self._add(self._outbox.send_of(message, delay), message)
+
+    def publish(self, topic: str, message: Message, *, delay: float = 0.0) -> None:
+        """Publish the message with the commit; see `send`."""
+        self._check_open()
+        self._add(self._outbox.publish_of(topic, message, delay), message)
+
+    # --- the end ---
+
+    async def commit(self) -> None:
+        """Apply everything, or nothing. `revision` is the space's after it.
+
+        Raises ConflictErrors when what was relied upon changed; UnknownAgentError, MailboxFullError when a message
+        cannot be stored; OutcomeUnknownError when the engine could not learn whether it happened.
+        """
+        self._check_open()
+        self._state = "committing"
+        commit = Commit(
+            tuple(self._checks),
+            self._settles,
+            tuple(put for put in self._writes.values() if isinstance(put, Put)),
+            tuple(delete for delete in self._writes.values() if isinstance(delete, Delete)),
+            tuple(self._sends),
+        )
+        check_commit_size(self._engine, commit)
+        try:
+            committed = await self._outbox.commit(commit)
+        except CheckFailed as failed:
+            raise conflict(failed, failed.check.key) from None
+        finally:
+            self._state = "ended"
+        self.revision = committed.revision
+        self._outbox.log_commit(self._messages)
+        for send in self._emits:
+            await self._engine.emit(send)
+
+    def cancel(self) -> None:
+        """Drop everything that was gathered."""
+        self._state = "ended"
+
+    # --- inside ---
+
+    def _check(self, key: str, agent: str) -> None:
+        self._check_open()
+        self._memory._check(key, agent)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            message = "this transaction has ended"
+            raise InvalidInputError(message)
+
+    async def _seen(self, key: str) -> Record | None:
+        if key not in self._read:
+            record = await self._engine.get(key)
+            self._read[key] = record
+            seen = Check(key, absent=True) if record is None else Check(key, record.revision)
+            self._checks.append(seen)
+        return self._read[key]
+
+    def _put(
+        self,
+        key: str,
+        value: object,
+        agent: str,
+        ttl: float | Keep | None,
+        tags: Iterable[str] | Keep,
+        *,
+        keep_owner: bool,
+    ) -> None:
+        self._check_open()
+        put = self._memory._put(key, value, agent, ttl, tags, keep_owner=keep_owner)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        mine = self._writes.get(key)
+        if isinstance(mine, Put):  # what is kept is what this transaction wrote
+            put = Put(
+                key,
+                put.body,
+                mine.owner if put.owner is KEEP else put.owner,
+                mine.ttl if put.ttl is KEEP else put.ttl,
+                mine.tags if put.tags is KEEP else put.tags,
+            )
+        self._writes[key] = put
+
+    def _add(self, send: Send | Publish, message: Message) -> None:
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+            self._emits.append(send)
+        else:
+            self._sends.append(send)
+        self._messages.append(message)
