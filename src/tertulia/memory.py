@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import reprlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from math import isfinite
 from typing import Any, Self, TypeVar, cast, overload
 
 from tertulia._background import Background, logger
@@ -23,6 +23,7 @@ from tertulia._names import (
     key_matcher,
     literal,
     literal_prefix,
+    text_fault,
 )
 from tertulia.engines.base import (
     Change,
@@ -61,6 +62,7 @@ T = TypeVar("T")
 
 ACCESS_LOG_SIZE = 1_000  # entries kept per handle: enough to see what just happened
 MAX_TAGS = 64  # tags are for finding entries; more of them are better kept in the value
+MAX_SECONDS = 100 * 365 * 86_400.0  # a century: longer is for ever, and instants past the year 9999 do not exist
 MAX_MODIFY_ATTEMPTS = 1_000  # somebody wins each round, so losing so often means a fault elsewhere
 
 Callback = Callable[[str, str, Any], Awaitable[object] | object]
@@ -284,6 +286,9 @@ class SharedMemory:
         that falls too far behind, or resumes too late, gets WatchLaggedError; it never skips silently.
         """
         key_matcher(pattern)
+        if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
+            message = f"after must be a revision, 0 or more, not {after!r}"
+            raise InvalidInputError(message)
         return MemoryWatch(self, pattern, after)
 
     async def subscribe(self, pattern: str, callback: Callback) -> None:
@@ -305,30 +310,40 @@ class SharedMemory:
         )
 
     async def unsubscribe(self, pattern: str, callback: Callback) -> bool:
-        """Stop calling; return whether it was subscribed. No call starts once this has returned."""
+        """Stop calling; return whether it was subscribed. No call starts once this has returned.
+
+        A callback may unsubscribe itself: the call that does goes on to its end.
+        """
         task = self._subscriptions.pop((pattern, callback), None)
         if task is None:
             return False
-        task.cancel()
         if task is not asyncio.current_task():
+            task.cancel()
             await asyncio.wait([task])
         return True
 
     async def _call_back(self, pattern: str, stream: ChangeStream, callback: Callback) -> None:
-        while True:
-            try:
-                async for change in stream:
-                    seen = self._change(change)
-                    if seen is not None:
-                        await _call(callback, seen.key, _event(seen), seen.value)
-                return
-            except WatchLaggedError:
-                logger.warning("subscription to %r fell behind and missed changes", pattern)
-                await stream.aclose()
-                stream = await self._open_stream(pattern, None)
-                await _call(callback, pattern, "lagged", None)
-            finally:
-                await stream.aclose()
+        try:
+            while True:
+                try:
+                    await self._call_for_each(pattern, stream, callback)
+                    return
+                except WatchLaggedError:
+                    logger.warning("subscription to %r fell behind and missed changes", pattern)
+                    await stream.aclose()
+                    stream = await self._open_stream(pattern, None)
+                    await _call(callback, pattern, "lagged", None)
+        finally:
+            await stream.aclose()
+
+    async def _call_for_each(self, pattern: str, stream: ChangeStream, callback: Callback) -> None:
+        place, task = (pattern, callback), asyncio.current_task()
+        async for change in stream:
+            seen = self._change(change)
+            if seen is not None:
+                await _call(callback, seen.key, _event(seen), seen.value)
+                if self._subscriptions.get(place) is not task:  # the callback unsubscribed itself
+                    return
 
     async def _open_stream(self, pattern: str, after: int | None) -> ChangeStream:
         key_matcher(pattern)
@@ -350,7 +365,13 @@ class SharedMemory:
         """
         check_name(requester)
         now = self._time()
+        matches = key_matcher(snapshot.pattern)
         wanted = {e.key: e for e in snapshot.entries if e.expires is None or e.expires > now}
+        for entry in wanted.values():
+            self._check(entry.key, entry.owner)
+            if not matches(entry.key):
+                message = f"the snapshot of {snapshot.pattern!r} holds {entry.key!r}, which does not match"
+                raise InvalidInputError(message)
         _, records = await self._scan(snapshot.pattern, None, None, bodies=False)
         current = {record.key[len(self._prefix) :]: record.revision for record in records}
         puts = tuple(
@@ -358,8 +379,8 @@ class SharedMemory:
                 self._prefix + key,
                 encode(entry.value, self._limit),
                 entry.owner,
-                None if entry.expires is None else entry.expires - now,
-                entry.tags,
+                None if entry.expires is None else check_seconds("ttl", entry.expires - now),
+                check_tags(entry.tags),
             )
             for key, entry in wanted.items()
             if current.get(key) != entry.revision
@@ -418,7 +439,7 @@ class SharedMemory:
             encode(value, self._limit),
             KEEP if keep_owner else agent,
             ttl if ttl is None or ttl is KEEP else check_seconds("ttl", ttl),
-            tags if tags is KEEP or tags == () else check_tags(tags),
+            () if tags == () else tags if isinstance(tags, Keep) else check_tags(tags),
         )
 
     async def _guarded(self, operation: str, key: str, agent: str, put: Put, check: Check) -> Record:
@@ -544,15 +565,15 @@ def conflict(failed: CheckFailed, key: str) -> ConflictError:
 
 
 def check_seconds(name: str, seconds: object, *, zero: bool = False) -> float:
-    """Return a duration, or raise InvalidInputError unless it is a finite number above (or at) zero."""
+    """Return a duration, or raise InvalidInputError unless it is above (or at) zero, and a century at most."""
     if (
         isinstance(seconds, bool)
         or not isinstance(seconds, (int, float))
-        or not isfinite(seconds)
-        or seconds < 0
+        or not 0 <= seconds <= MAX_SECONDS  # which NaN is not either
         or (seconds == 0 and not zero)
     ):
-        message = f"{name} must be a finite number of seconds above 0, not {seconds!r}"
+        shown = reprlib.repr(seconds)
+        message = f"{name} must be a number of seconds above 0 and up to {MAX_SECONDS:,.0f}, not {shown}"
         raise InvalidInputError(message)
     return float(seconds)
 
@@ -564,8 +585,8 @@ def check_tags(tags: object) -> tuple[str, ...]:
         raise InvalidInputError(message)
     found = list(cast("Iterable[object]", tags))
     for tag in found:
-        if not isinstance(tag, str) or not tag or len(tag.encode(errors="replace")) > MAX_NAME_BYTES:
-            message = f"a tag must be a string of 1 to {MAX_NAME_BYTES} bytes, not {tag!r}"
+        if reason := text_fault(tag, MAX_NAME_BYTES):
+            message = f"invalid tag {reprlib.repr(tag)}: {reason}"
             raise InvalidInputError(message)
     if len(set(found)) > MAX_TAGS:
         message = f"an entry takes at most {MAX_TAGS} tags"

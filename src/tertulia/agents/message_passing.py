@@ -29,7 +29,7 @@ from tertulia.memory import check_seconds
 from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.context import HANDLING, Handling
 from tertulia.messaging.delivery import PART_HEADER, Delivery, reply_send
-from tertulia.records import DeliveryMode, Message, Receipt, WhenFull
+from tertulia.records import DeliveryMode, Message, Receipt, WhenFull, new_id
 
 F = TypeVar("F", bound=Function)
 
@@ -179,7 +179,7 @@ class MessagePassingAgent:
     ) -> Any:
         """Ask an agent and return the content of its reply; see MessageBroker.request_response."""
         message = self._message(receiver, content, delivery_mode, None, None)
-        reply = await self.broker.request_response(message, timeout=timeout)
+        reply = await self.broker.desk.request(message, timeout)
         return reply.content if type is None else convert(reply.content, type)
 
     async def request_stream(
@@ -227,7 +227,8 @@ class MessagePassingAgent:
         message_id: str | None,
     ) -> Message:
         now = self.broker.outbox.time()
-        message = Message(
+        return Message(
+            id=new_id() if message_id is None else message_id,
             sender=self.agent_id,
             receiver=receiver,
             content=content,
@@ -236,7 +237,6 @@ class MessagePassingAgent:
             headers=type_headers(content),
             expires=None if ttl is None else now + check_seconds("ttl", ttl),
         )
-        return message if message_id is None else replace(message, id=message_id)
 
     # --- handling ---
 

@@ -60,7 +60,7 @@ class MessageBroker:
         self._engine = engine
         self._memory = memory
         self.outbox = Outbox(engine, clock)
-        self._desk = RequestDesk(self.outbox)
+        self.desk = RequestDesk(self.outbox)
 
     # --- agents ---
 
@@ -247,7 +247,7 @@ class MessageBroker:
         Raises RequestTimeoutError; RemoteError when the handler failed; UnknownAgentError and MailboxFullError at
         once; LoopError for a message that goes in circles.
         """
-        return await self._desk.request(message, timeout)
+        return await self.desk.request(message, timeout)
 
     async def request_stream(self, message: Message, *, timeout: float = 30.0) -> AsyncIterator[Message]:
         """Send the message and iterate over the parts of the reply as they come.
@@ -255,7 +255,7 @@ class MessageBroker:
         `timeout` bounds the whole stream. A reply that is not streamed comes as one part. Raises what
         request_response raises, and StreamBrokenError when a part is missing.
         """
-        async for part in self._desk.stream(message, timeout):
+        async for part in self.desk.stream(message, timeout):
             yield part
 
     # --- dead letters ---
@@ -324,7 +324,7 @@ class MessageBroker:
 
     def close(self) -> None:
         """End the requests that wait; the space calls it when it closes."""
-        self._desk.close()
+        self.desk.close()
         self.leases.close()
 
     def _log_dropped(self, dropped: tuple[tuple[str, str], ...]) -> None:

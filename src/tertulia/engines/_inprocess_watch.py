@@ -1,0 +1,112 @@
+"""Watches of the in-process engine: the changes that are still kept, and those who wait for more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from tertulia._names import key_matcher
+from tertulia.engines.base import Change
+from tertulia.errors import WatchLaggedError
+
+HISTORY_CHANGES = 10_000  # what a watch can resume over: minutes of a busy team
+HISTORY_BYTES = 64 * 2**20  # and its bound in memory, whatever the values' sizes
+WATCH_BUFFER = 10_000  # changes that a slow watcher may lag before it is told so
+
+
+class ChangeFeed:
+    """The latest changes of a space, and the streams that they are pushed to."""
+
+    def __init__(self) -> None:
+        self.history: deque[Change] = deque()
+        self.history_bytes = 0
+        self.forgotten = 0
+        self.exact: dict[str, list[WatchStream]] = {}
+        self.patterns: list[WatchStream] = []
+
+    def announce(self, change: Change) -> None:
+        """Keep a committed change, and push it to who watches its key."""
+        self.history.append(change)
+        if change.record is not None:
+            self.history_bytes += len(change.record.body)
+        while len(self.history) > HISTORY_CHANGES or self.history_bytes > HISTORY_BYTES:
+            gone = self.history.popleft()
+            self.forgotten = gone.revision
+            if gone.record is not None:
+                self.history_bytes -= len(gone.record.body)
+        if self.exact:
+            for stream in self.exact.get(change.key, ()):
+                stream.push(change)
+        for stream in self.patterns:
+            if stream.matches(change.key):
+                stream.push(change)
+
+
+class WatchStream:
+    """A watch: its own bounded buffer, filled by commits and emptied by one reader."""
+
+    def __init__(self, pattern: str, feed: ChangeFeed, siblings: set[WatchStream]) -> None:
+        self.pattern = pattern
+        self.matches = key_matcher(pattern)
+        self._feed = feed
+        self._siblings = siblings
+        self._buffer: deque[Change] = deque()
+        self._last: int | None = None
+        self._lagged = False
+        self._closed = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._place = feed.exact.setdefault(pattern, []) if self.matches == pattern.__eq__ else feed.patterns
+        self._place.append(self)
+        siblings.add(self)
+
+    def replay(self, after: int, revision: int) -> None:
+        """Start with the changes after a revision, or with the news that some of them are gone."""
+        self._last = after
+        if after < self._feed.forgotten or after > revision:
+            self._lagged = True
+            return
+        self._buffer.extend(
+            change for change in self._feed.history if change.revision > after and self.matches(change.key)
+        )
+
+    def push(self, change: Change) -> None:
+        if self._lagged:
+            return
+        if len(self._buffer) >= WATCH_BUFFER:
+            self._lagged = True
+        else:
+            self._buffer.append(change)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> WatchStream:
+        return self
+
+    async def __anext__(self) -> Change:
+        while not self._buffer:
+            if self._closed:
+                raise StopAsyncIteration
+            if self._lagged:
+                raise WatchLaggedError(self.pattern, self._last)
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        change = self._buffer.popleft()
+        self._last = change.revision
+        return change
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._siblings.discard(self)
+        self._place.remove(self)
+        if not self._place and self._place is not self._feed.patterns:
+            del self._feed.exact[self.pattern]
+        self._buffer.clear()
+        self._wake()
