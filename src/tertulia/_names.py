@@ -34,12 +34,12 @@ def check_key(key: str) -> str:
     try:
         return _checked_key(key)
     except TypeError:  # not hashable, so not a string
-        raise InvalidKeyError(key, _fault(key, MAX_KEY_BYTES)) from None
+        raise InvalidKeyError(key, text_fault(key, MAX_KEY_BYTES)) from None
 
 
 @lru_cache(_CACHE)
 def _checked_key(key: str) -> str:
-    reason = _fault(key, MAX_KEY_BYTES)
+    reason = text_fault(key, MAX_KEY_BYTES)
     if not reason and key.startswith(RESERVED_KEYS):
         reason = f"keys that start with {RESERVED_KEYS!r} are reserved"
     if reason:
@@ -55,12 +55,12 @@ def check_name(name: str) -> str:
     try:
         return _checked_name(name)
     except TypeError:  # not hashable, so not a string
-        raise InvalidNameError(name, _fault(name, MAX_NAME_BYTES)) from None
+        raise InvalidNameError(name, text_fault(name, MAX_NAME_BYTES)) from None
 
 
 @lru_cache(_CACHE)
 def _checked_name(name: str) -> str:
-    reason = _fault(name, MAX_NAME_BYTES)
+    reason = text_fault(name, MAX_NAME_BYTES)
     if not reason and ":" in name:
         reason = "':' separates the levels of keys"
     if not reason and name.startswith(RESERVED):
@@ -104,13 +104,20 @@ def literal_prefix(pattern: str) -> str:
     return pattern if found is None else pattern[: found.start()]
 
 
-@lru_cache(_CACHE)
 def key_matcher(pattern: str) -> Callable[[str], object]:
     """Return a function that is truthy for keys that match the glob.
 
     Raises InvalidKeyError for a pattern that is no string, empty, too long or has control characters.
     """
-    reason = _fault(pattern, MAX_KEY_BYTES * 3)  # every character may be quoted as `[c]`
+    try:
+        return _key_matcher(pattern)
+    except TypeError:  # not hashable, so not a string
+        raise InvalidKeyError(pattern, text_fault(pattern, MAX_KEY_BYTES)) from None
+
+
+@lru_cache(_CACHE)
+def _key_matcher(pattern: str) -> Callable[[str], object]:
+    reason = text_fault(pattern, MAX_KEY_BYTES * 3)  # every character may be quoted as `[c]`
     if reason:
         raise InvalidKeyError(pattern, reason)
     if pattern == "*":
@@ -147,7 +154,7 @@ def _prefix_matcher(prefix: str) -> Callable[[str], bool]:
 
 
 def _topic_levels(topic: str) -> list[str]:
-    reason = _fault(topic, MAX_TOPIC_BYTES)
+    reason = text_fault(topic, MAX_TOPIC_BYTES)
     levels = topic.split(".") if not reason else []
     if not reason and _SPACE.search(topic):
         reason = "it has white space"
@@ -162,7 +169,7 @@ def _topic_levels(topic: str) -> list[str]:
     return levels
 
 
-def _fault(text: object, limit: int) -> str:
+def text_fault(text: object, limit: int) -> str:
     """Return what is wrong with a name of any kind, or an empty string."""
     if not isinstance(text, str):
         return f"it is {type(text).__name__}, not a string"

@@ -286,9 +286,7 @@ class SharedMemory:
         that falls too far behind, or resumes too late, gets WatchLaggedError; it never skips silently.
         """
         key_matcher(pattern)
-        if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
-            message = f"after must be a revision, 0 or more, not {after!r}"
-            raise InvalidInputError(message)
+        check_revision("after", after)
         return MemoryWatch(self, pattern, after)
 
     async def subscribe(self, pattern: str, callback: Callback) -> None:
@@ -327,12 +325,13 @@ class SharedMemory:
             while True:
                 try:
                     await self._call_for_each(pattern, stream, callback)
-                    return
                 except WatchLaggedError:
                     logger.warning("subscription to %r fell behind and missed changes", pattern)
                     await stream.aclose()
                     stream = await self._open_stream(pattern, None)
                     await _call(callback, pattern, "lagged", None)
+                else:
+                    return
         finally:
             await stream.aclose()
 
@@ -578,6 +577,15 @@ def check_seconds(name: str, seconds: object, *, zero: bool = False) -> float:
     return float(seconds)
 
 
+def check_revision(name: str, revision: object) -> None:
+    """Raise InvalidInputError unless it is None or can be a revision: a whole number from 0."""
+    if revision is None:
+        return
+    if isinstance(revision, bool) or not isinstance(revision, int) or revision < 0:
+        message = f"{name} must be a revision, 0 or more, not {reprlib.repr(revision)}"
+        raise InvalidInputError(message)
+
+
 def check_tags(tags: object) -> tuple[str, ...]:
     """Return tags as a sorted tuple without repeats, or raise InvalidInputError."""
     if isinstance(tags, str) or not isinstance(tags, Iterable):
@@ -625,5 +633,5 @@ async def _call(callback: Callback, key: str, event: str, value: object) -> None
         outcome = callback(key, event, value)
         if inspect.isawaitable(outcome):
             await outcome
-    except Exception:  # the callback's owner is told by the log; the others must go on
+    except Exception:  # noqa: BLE001 - the callback's owner is told by the log; the others must go on
         logger.exception("subscriber %r failed on %s of %r", callback, event, key)
