@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import msgspec
 
 from tertulia._codec import decoder_for
 from tertulia._names import REGION_KEYS, RESERVED_KEYS, check_name
 from tertulia.engines.base import Check, CheckFailed, Commit, Committed, Delete, Engine, Put, Record
-from tertulia.errors import AccessDeniedError
+from tertulia.errors import AccessDeniedError, InvalidInputError
 from tertulia.memory import MemoryWatch, SharedMemory, check_seconds
 from tertulia.records import KEEP, Keep, MemoryAccessMode, MemoryChange, MemoryEntry
 
@@ -52,6 +52,7 @@ class MemoryRegion:
         Raises AccessDeniedError when another agent holds the region exclusively and EXCLUSIVE is asked for.
         """
         check_name(agent_id)
+        _check_mode(mode)
         if mode is MemoryAccessMode.EXCLUSIVE:
             await self._take_exclusive(agent_id, check_seconds("lease", lease))
         else:
@@ -235,6 +236,12 @@ class MemoryRegion:
         return RegionWatch(self, agent_id, view.watch(pattern, after=after))
 
 
+def _check_mode(mode: object) -> None:
+    if not isinstance(mode, MemoryAccessMode):
+        message = f"a mode of access is a MemoryAccessMode, not {mode!r}"
+        raise InvalidInputError(message)
+
+
 class RegionWatch:
     """A watch that ends with AccessDeniedError as soon as the agent may not read any more."""
 
@@ -243,7 +250,7 @@ class RegionWatch:
         self._agent_id = agent_id
         self._watch = watch
 
-    async def __aenter__(self) -> RegionWatch:
+    async def __aenter__(self) -> Self:
         await self._check()
         await self._watch.__aenter__()
         return self

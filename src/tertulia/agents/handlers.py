@@ -39,7 +39,7 @@ class Handlers:
 
     def add(self, message_type: str | type, content_type: Any, function: Function) -> None:
         """Register a function. Raises InvalidInputError for a type that has one, or a function of no use."""
-        name = message_type if isinstance(message_type, str) else message_type.__name__
+        name = _type_name(message_type)
         if not isinstance(message_type, str) and content_type is None:
             content_type = message_type
         if name in self._by_type:
@@ -77,11 +77,31 @@ def type_headers(content: object) -> dict[str, str] | None:
     return None if kind in _PLAIN else {TYPE_HEADER: kind.__name__}
 
 
+def _type_name(message_type: object) -> str:
+    name = message_type.__name__ if isinstance(message_type, type) else message_type
+    if not isinstance(name, str) or not name:
+        message = f"a message type is a name or a class, not {message_type!r}"
+        raise InvalidInputError(message)
+    return name
+
+
 def _positional_parameters(function: Function) -> int:
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:  # not callable, or built in without a signature
+        message = f"a handler is a function of (message) or (message, transaction): {error}"
+        raise InvalidInputError(message) from error
     positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     count = sum(parameter.kind in positional for parameter in parameters)
     if count not in (1, 2):
         message = f"a handler takes (message) or (message, transaction), not {count} arguments"
+        raise InvalidInputError(message)
+    needed = [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is inspect.Parameter.empty
+    ]
+    if needed:
+        message = f"a handler takes (message) or (message, transaction); nobody gives it {', '.join(needed)}"
         raise InvalidInputError(message)
     return count
