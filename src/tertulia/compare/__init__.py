@@ -1,0 +1,1 @@
+"""Compare shared memory with messages by running the same work both ways."""
