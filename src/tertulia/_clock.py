@@ -64,17 +64,6 @@ async def sleep(clock: Clock, delay: float) -> None:
         timer.cancel()
 
 
-async def wait_for_wake(clock: Clock, waiter: asyncio.Future[bool], timeout: float | None) -> bool:
-    """Wait for a waiter that others resolve with True; return False after `timeout` seconds."""
-    if timeout is None:
-        return await waiter
-    timer = clock.call_later(timeout, lambda: waiter.done() or waiter.set_result(False))
-    try:
-        return await waiter
-    finally:
-        timer.cancel()
-
-
 class Alarm:
     """One timer for many deadlines: it rings at the earliest, and who is rung sets it again."""
 

@@ -21,12 +21,13 @@ T = TypeVar("T")
 
 MAX_DEPTH = 64
 _CONTAINERS = (dict, list)
+_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 
-# Every byte that can open a container in MessagePack: fixmap, fixarray, array 16/32, map 16/32.
+# Bytes that can open a container (fixmap, fixarray, array and map 16/32) or an extension type in MessagePack. Bytes
+# without enough of them need no second look, and counting them costs less than a function call.
 _CONTAINER_BYTES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
-
-# Every byte that can open an extension type: fixext 1 to 16, ext 8 to 32.
 _EXTENSION_BYTES = bytes([0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8])
+_HARMLESS_BYTES = bytes(sorted(set(range(256)) - set(_CONTAINER_BYTES) - set(_EXTENSION_BYTES)))
 
 
 def encode(value: object, limit: int) -> bytes:
@@ -40,19 +41,47 @@ def encode(value: object, limit: int) -> bytes:
         raise EncodeError(_encode_reason(value, error)) from error
     if len(data) > limit:
         raise ValueTooLargeError(len(data), limit)
-    if len(data) > MAX_DEPTH and _may_be_deep(data) and _depth_exceeded(_decode_plain(data)):
-        message = f"the value is nested deeper than {MAX_DEPTH} levels"
-        raise EncodeError(message)
-    if len(data.translate(None, _EXTENSION_BYTES)) != len(data):
-        _refuse_unreadable(data)
+    if not is_flat(value):
+        _check_readable(data)
     return data
+
+
+def encode_message(message: Any, content: object, limit: int) -> bytes:
+    """Return the bytes of one of the library's own records, in which only `content` is a user's; see `encode`."""
+    try:
+        data = _ENCODER.encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise EncodeError(_encode_reason(content, error)) from error
+    if len(data) > limit:
+        raise ValueTooLargeError(len(data), limit)
+    if not is_flat(content):
+        _check_readable(data)
+    return data
+
+
+def is_flat(value: object) -> bool:
+    """Tell whether a value is a scalar, or a dict or list of scalars: so it can be neither deep nor unreadable.
+
+    Most of what agents exchange is, and this is the cheapest way to know.
+    """
+    kind = value.__class__
+    if kind is dict:
+        items = cast("dict[object, object]", value)
+        return _SCALARS.issuperset(map(type, items.values())) and _SCALARS.issuperset(map(type, items))
+    if kind is list:
+        return _SCALARS.issuperset(map(type, cast("list[object]", value)))
+    return kind in _SCALARS
 
 
 def decode_plain(data: bytes) -> Any:
     """Return the value in plain types. Raises DecodeError."""
-    value = _decode_plain(data)
-    if len(data) > MAX_DEPTH and _may_be_deep(data) and _depth_exceeded(value):
-        message = f"stored value is nested deeper than {MAX_DEPTH} levels"
+    try:
+        value = _DECODER.decode(data)
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
+        message = f"the stored bytes are no value: {error}"
+        raise DecodeError(message) from error
+    if len(data) > MAX_DEPTH and not is_flat(value) and is_deep(data, value):
+        message = f"the value is nested deeper than {MAX_DEPTH} levels"
         raise DecodeError(message)
     return value
 
@@ -85,36 +114,20 @@ def decoder_for(type: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(type, ext_hook=_refuse_extension)
 
 
-def check_wire(data: bytes) -> None:
-    """Raise DecodeError when bytes from elsewhere nest deeper than the limit."""
-    if len(data) > MAX_DEPTH and _may_be_deep(data):
-        decode_plain(data)
+def is_deep(data: bytes, value: object) -> bool:
+    """Tell whether decoded bytes nest deeper than the limit."""
+    return len(data.translate(None, _HARMLESS_BYTES)) > MAX_DEPTH and _depth_exceeded(value)
 
 
-def checked_copy(value: T, limit: int) -> T:
-    """Return what a reader would get of this value: no object is shared with the caller's."""
-    return cast("T", decode_plain(encode(value, limit)))
-
-
-def _refuse_unreadable(data: bytes) -> None:
-    try:
-        _decode_plain(data)
-    except DecodeError as error:
-        message = f"the value could not be read back: {error}"
-        raise EncodeError(message) from error
-
-
-def _decode_plain(data: bytes) -> Any:
-    try:
-        return _DECODER.decode(data)
-    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
-        message = f"the stored bytes are no value: {error}"
-        raise DecodeError(message) from error
-
-
-def _may_be_deep(data: bytes) -> bool:
-    """Tell whether there are enough container bytes for excess depth; false needs no second look."""
-    return len(data) - len(data.translate(None, _CONTAINER_BYTES)) > MAX_DEPTH
+def _check_readable(data: bytes) -> None:
+    """Raise EncodeError for bytes that could not be read back: too deep, or with extension types in them."""
+    suspects = data.translate(None, _HARMLESS_BYTES)
+    if len(suspects) > MAX_DEPTH or suspects.translate(None, _CONTAINER_BYTES):
+        try:
+            decode_plain(data)
+        except DecodeError as error:
+            message = f"the value could not be read back: {error}"
+            raise EncodeError(message) from error
 
 
 def _depth_exceeded(value: object) -> bool:

@@ -7,6 +7,7 @@ import inspect
 import reprlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import lru_cache
 from typing import Any, Self, TypeVar, cast, overload
 
 from tertulia._background import Background, logger
@@ -114,10 +115,9 @@ class SharedMemory:
 
         `ttl` is in seconds from now; past it the key reads as absent.
         """
-        put = self._put(key, value, owner, ttl, tags)
-        records = (await self._engine.commit(Commit(puts=(put,)))).records
-        self._log.append(("write", key, owner, self._time(), True))
-        return self._entry(records[0], value)
+        record = await self._engine.put(self._put(key, value, owner, ttl, tags))
+        self._log.append(("write", key, owner, record.updated, True))
+        return self._entry(record, value)
 
     async def create(
         self,
@@ -187,8 +187,7 @@ class SharedMemory:
         effects of its own. An absent key gives it `default`, without one raises KeyNotFoundError. Owner, tags and
         lifetime of an existing key stay. Raises VersionConflictError after 1,000 lost races.
         """
-        self._check(key, updater)
-        full = self._prefix + key
+        full = self._check(key, updater)
         for _ in range(MAX_MODIFY_ATTEMPTS):
             record = await self._engine.get(full)
             if record is None and isinstance(default, Missing):
@@ -210,8 +209,7 @@ class SharedMemory:
 
     async def delete(self, key: str, *, requester: str, expected_version: int | None = None) -> bool:
         """Remove the key; return whether it was there. Raises VersionConflictError."""
-        self._check(key, requester)
-        full = self._prefix + key
+        full = self._check(key, requester)
         checks = () if expected_version is None else (Check(full, version=expected_version),)
         try:
             committed = await self._engine.commit(Commit(checks=checks, deletes=(Delete(full),)))
@@ -241,8 +239,7 @@ class SharedMemory:
 
         With `type` the value is checked and rebuilt as that type. Raises DecodeError when it is none.
         """
-        self._check(key, reader)
-        record = await self._engine.get(self._prefix + key)
+        record = await self._engine.get(self._check(key, reader))
         if record is None:
             self._log.append(("read", key, reader, self._time(), False))
             return default
@@ -257,8 +254,7 @@ class SharedMemory:
         type: Any = None,
     ) -> MemoryEntry | None:
         """Return the whole entry, or None when the key is absent. Raises DecodeError."""
-        self._check(key, reader)
-        record = await self._engine.get(self._prefix + key)
+        record = await self._engine.get(self._check(key, reader))
         self._log.append(("read", key, reader, self._time(), record is not None))
         return None if record is None else self._entry(record, _decode(record.body, type))
 
@@ -415,11 +411,14 @@ class SharedMemory:
 
     # --- inside ---
 
-    def _check(self, key: str, agent: str) -> None:
-        check_key(key)
-        check_name(agent)
-        if not self._prefix and key.startswith(REGION_KEYS):
-            raise AccessDeniedError(agent, "reach", key, "its region is reached by MemoryRegion")
+    def _check(self, key: str, agent: str) -> str:
+        """Return the key as the engine knows it, or raise for a key or agent that may not be used here."""
+        try:
+            return _full_key(self._prefix, key, agent)
+        except TypeError:  # not hashable, so not a string
+            check_key(key)
+            check_name(agent)
+            raise
 
     def _put(
         self,
@@ -432,9 +431,8 @@ class SharedMemory:
         keep_owner: bool = False,
     ) -> Put:
         """Return a checked, encoded put."""
-        self._check(key, agent)
         return Put(
-            self._prefix + key,
+            self._check(key, agent),
             encode(value, self._limit),
             KEEP if keep_owner else agent,
             ttl if ttl is None or ttl is KEEP else check_seconds("ttl", ttl),
@@ -451,7 +449,21 @@ class SharedMemory:
         return committed.records[0]
 
     def _entry(self, record: Record, value: object) -> MemoryEntry:
-        return entry_of(record, value, record.key[len(self._prefix) :] if self._prefix else record.key)
+        """Return the public entry for an engine's record."""
+        return MemoryEntry(
+            key=record.key[len(self._prefix) :] if self._prefix else record.key,
+            value=value,
+            owner=record.owner,
+            version=record.version,
+            revision=record.revision,
+            created_revision=record.created_revision,
+            created=record.created,
+            updated=record.updated,
+            expires=record.expires,
+            ttl=record.ttl,
+            tags=record.tags,
+            access_count=record.access_count,
+        )
 
     def _change(self, change: Change) -> MemoryChange | None:
         """Return a change as a watcher sees it, or None for one that is not to be seen here."""
@@ -504,7 +516,7 @@ class MemoryWatch:
         self._stream: ChangeStream | None = None
 
     async def __aenter__(self) -> Self:
-        self._stream = await self._memory._open_stream(self._pattern, self._after)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._stream = await self._memory._open_stream(self._pattern, self._after)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -519,27 +531,19 @@ class MemoryWatch:
             message = "enter the watch with 'async with' before iterating"
             raise RuntimeError(message)
         while True:
-            seen = self._memory._change(await self._stream.__anext__())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            seen = self._memory._change(await self._stream.__anext__())
             if seen is not None:
                 return seen
 
 
-def entry_of(record: Record, value: object, key: str) -> MemoryEntry:
-    """Return the public entry for an engine's record."""
-    return MemoryEntry(
-        key=key,
-        value=value,
-        owner=record.owner,
-        version=record.version,
-        revision=record.revision,
-        created_revision=record.created_revision,
-        created=record.created,
-        updated=record.updated,
-        expires=record.expires,
-        ttl=record.ttl,
-        tags=record.tags,
-        access_count=record.access_count,
-    )
+@lru_cache(8192)  # a team's working set; a miss costs under a microsecond
+def _full_key(prefix: str, key: str, agent: str) -> str:
+    """Return the key as the engine knows it, for keys and agents that may be used."""
+    check_key(key)
+    check_name(agent)
+    if not prefix and key.startswith(REGION_KEYS):
+        raise AccessDeniedError(agent, "reach", key, "its region is reached by MemoryRegion")
+    return prefix + key
 
 
 def conflict(failed: CheckFailed, key: str) -> ConflictError:

@@ -183,25 +183,23 @@ class AccessRecord(Struct, frozen=True, kw_only=True):
 # --- Messages ------------------------------------------------------------------------------------
 
 
-class _Ids:
-    """Ids of 80 random bits per process and a counter: unique, sortable per process, half a UUID's cost."""
-
-    prefix = ""
-    count = itertools.count(1).__next__
-
-    @classmethod
-    def reseed(cls) -> None:
-        cls.prefix = os.urandom(10).hex() + "-"
+# Ids are 80 random bits per process and a counter: unique, in order per process, and half the cost of a UUID.
+_id_prefix = os.urandom(10).hex() + "-"
+_next_number = itertools.count(1).__next__
 
 
-_Ids.reseed()
+def _reseed_ids() -> None:
+    global _id_prefix  # noqa: PLW0603 - a forked child must not repeat its parent's ids
+    _id_prefix = os.urandom(10).hex() + "-"
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Ids.reseed)  # a child must not repeat its parent's ids
+    os.register_at_fork(after_in_child=_reseed_ids)
 
 
 def new_id() -> str:
     """Return an id that no other process or call returns."""
-    return _Ids.prefix + str(_Ids.count())
+    return _id_prefix + str(_next_number())
 
 
 class Message(Struct, frozen=True, kw_only=True, array_like=True):

@@ -37,7 +37,7 @@ class MemoryRegion:
     def __init__(self, name: str, memory: SharedMemory) -> None:
         self.name = check_name(name)
         self._memory = memory
-        self._engine: Engine = memory._engine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._engine: Engine = memory._engine
         self._prefix = f"{REGION_KEYS}{name}:"
         self._modes_key = f"{RESERVED_KEYS}region:{name}:modes"
         self._holder_key = f"{RESERVED_KEYS}region:{name}:exclusive"
@@ -146,10 +146,10 @@ class MemoryRegion:
         memory = self._memory
         return SharedMemory(
             engine,
-            memory._clock,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            memory._background,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            memory._clock,
+            memory._background,
             prefix=self._prefix,
-            log=memory._log,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            log=memory._log,
         )
 
     # --- the memory's calls ---
@@ -267,7 +267,7 @@ class RegionWatch:
         return change
 
     async def _check(self) -> None:
-        await self._region._allowed(self._agent_id, "read")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        await self._region._allowed(self._agent_id, "read")
 
 
 class _PermissionMoved(Exception):  # noqa: N818 - a signal inside this file
@@ -285,6 +285,9 @@ class _GuardedEngine:
 
     async def get(self, key: str) -> Record | None:
         return await self._engine.get(key)
+
+    async def put(self, put: Put) -> Record:
+        return (await self.commit(Commit(puts=(put,)))).records[0]
 
     async def commit(self, commit: Commit) -> Committed:
         guarded = msgspec.structs.replace(commit, checks=(*self._checks, *commit.checks))

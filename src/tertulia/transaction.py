@@ -29,7 +29,7 @@ class Transaction:
     def __init__(self, memory: SharedMemory, outbox: Outbox) -> None:
         self._memory = memory
         self._outbox = outbox
-        self._engine = memory._engine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._engine = memory._engine
         self._checks: list[Check] = []
         self._read: dict[str, Record | None] = {}
         self._writes: dict[str, Put | Delete] = {}
@@ -171,7 +171,7 @@ class Transaction:
 
     def _check(self, key: str, agent: str) -> None:
         self._check_open()
-        self._memory._check(key, agent)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._memory._check(key, agent)
 
     def _check_open(self) -> None:
         if self._state != "open":
@@ -197,7 +197,7 @@ class Transaction:
         keep_owner: bool,
     ) -> None:
         self._check_open()
-        put = self._memory._put(key, value, agent, ttl, tags, keep_owner=keep_owner)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        put = self._memory._put(key, value, agent, ttl, tags, keep_owner=keep_owner)
         mine = self._writes.get(key)
         if isinstance(mine, Put):  # what is kept is what this transaction wrote
             put = Put(

@@ -7,8 +7,3 @@ def request_deadline(now: float, timeout: float, inherited: float | None) -> flo
     """Return when a request ends: after its own timeout, or when the request that caused it does."""
     own = now + timeout
     return own if inherited is None else min(own, inherited)
-
-
-def is_expired(expires: float | None, now: float) -> bool:
-    """Tell whether a message's time is over."""
-    return expires is not None and expires <= now

@@ -23,12 +23,15 @@ class Handler(Struct, frozen=True, kw_only=True):
 
     `content_type`: what the content is rebuilt as. `wants_transaction`: it takes the transaction that ends with the
     message as its second argument. `streams`: it is an async generator, whose parts are a streamed reply.
+    `is_plain`: it takes the message as it is, and none of these.
     """
 
     function: Function
     content_type: Any
     wants_transaction: bool
     streams: bool
+    is_async: bool
+    is_plain: bool
 
 
 class Handlers:
@@ -46,11 +49,18 @@ class Handlers:
             message = f"there is a handler for messages of type {name!r} already"
             raise InvalidInputError(message)
         parameters = _positional_parameters(function)
+        wants_transaction = parameters == 2  # noqa: PLR2004 - message and transaction
+        streams = inspect.isasyncgenfunction(function)
+        if wants_transaction and streams:
+            message = "a streaming handler takes (message): its parts leave one by one, not in one commit"
+            raise InvalidInputError(message)
         self._by_type[name] = Handler(
             function=function,
             content_type=content_type,
-            wants_transaction=parameters == 2,  # noqa: PLR2004 - message and transaction
-            streams=inspect.isasyncgenfunction(function),
+            wants_transaction=wants_transaction,
+            streams=streams,
+            is_plain=content_type is None and not wants_transaction and not streams,
+            is_async=inspect.iscoroutinefunction(function),
         )
 
     def find(self, message: Message) -> Handler | None:

@@ -14,7 +14,7 @@ from tertulia._clock import sleep
 from tertulia._codec import convert
 from tertulia._names import check_name
 from tertulia.agents.handlers import Function, Handler, Handlers, type_headers, type_of
-from tertulia.engines.base import DEFAULT_LEASE, Claimed, Commit
+from tertulia.engines.base import DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import (
     AlreadySettledError,
     DecodeError,
@@ -178,8 +178,21 @@ class MessagePassingAgent:
         type: Any = None,
     ) -> Any:
         """Ask an agent and return the content of its reply; see MessageBroker.request_response."""
-        message = self._message(receiver, content, delivery_mode, None, None)
-        reply = await self.broker.desk.request(message, timeout)
+        desk = self.broker.desk
+        message_id = new_id()
+        deadline, until = desk.deadline(receiver, message_id, timeout)
+        message = Message(
+            id=message_id,
+            sender=self.agent_id,
+            receiver=receiver,
+            content=content,
+            sent=self.broker.outbox.time(),
+            reply_to=desk.address,
+            delivery_mode=delivery_mode,
+            headers=type_headers(content),
+            expires=deadline,
+        )
+        reply = await desk.ask(message, self.broker.outbox.send_of(message), until)
         return reply.content if type is None else convert(reply.content, type)
 
     async def request_stream(
@@ -204,11 +217,11 @@ class MessagePassingAgent:
             message = "this message does not ask for a reply"
             raise InvalidInputError(message)
         outbox = self.broker.outbox
-        send, reply = reply_send(outbox, original_message, self.agent_id, content)
+        send = reply_send(outbox, original_message, self.agent_id, content)
         self._replied.add(original_message.id)
-        sent = (await outbox.commit(Commit(sends=(send,)))).sent[0]
-        outbox.log_commit((reply,))
-        return Receipt(reply.id, sent.delivered)
+        sent = await outbox.store(send)
+        outbox.note(original_message, "answered")
+        return Receipt(send.message_id, sent.delivered)
 
     async def subscribe(self, topic: str) -> bool:
         """Subscribe this agent to a topic pattern; it must have been started. See MessageBroker.subscribe."""
@@ -260,39 +273,45 @@ class MessagePassingAgent:
                 self._consumers[task] = False
 
     async def _handle(self, claimed: Claimed) -> None:
-        delivery = await self.broker.open_delivery(claimed)
-        if delivery is None:
+        """Handle one message, whatever happens to its handler; this is the hot path of every request."""
+        broker = self.broker
+        message = broker.admit(claimed)
+        if message is None:
+            await broker.turn_away(claimed)
             return
-        message = delivery.message
         deadline = None if message.reply_to is None else message.expires
-        token = HANDLING.set(Handling(self.agent_id, message.id, message.hops, deadline))
-        leases = self.broker.leases
-        leases.hold(claimed, self._lease)
+        token = HANDLING.set(Handling((*message.hops, self.agent_id), deadline))
+        broker.leases.hold(claimed, self._lease)
         try:
-            await self._run(delivery)
+            handler = self._handlers.find(message)
+            if handler is not None and handler.is_plain:
+                result = handler.function(message)
+                if handler.is_async or inspect.isawaitable(result):
+                    result = await result
+                await self._finish(claimed, message, result)
+            else:
+                await self._handle_specially(handler, claimed, message)
         except AlreadySettledError:
             logger.info("message %s of %r was settled by another attempt", message.id, self.agent_id)
-        except (EngineError, SpaceClosedError):
-            raise
         except Exception as error:  # whatever a handler raises decides its message's fate
-            await self._fail(delivery, error)
+            await self._fail(broker.delivery(claimed, message), error)
         except asyncio.CancelledError:
-            await delivery.release()
+            await broker.delivery(claimed, message).release()
             raise
         finally:
-            leases.drop(claimed)
+            broker.leases.drop(claimed)
             HANDLING.reset(token)
             self._replied.discard(message.id)
 
-    async def _run(self, delivery: Delivery) -> None:
-        message = delivery.message
-        handler = self._handlers.find(message)
+    async def _handle_specially(self, handler: Handler | None, claimed: Claimed, message: Message) -> None:
+        """Call a handler that wants typed content or a transaction, or that streams."""
         if handler is None:
             raise Reject(f"{self.agent_id!r} has no handler for messages of type {type_of(message)!r}")
         if handler.content_type is not None:
             message = _typed(message, handler.content_type)
+        delivery = self.broker.delivery(claimed, message)
         if handler.streams:
-            await self._stream(handler, message, delivery)
+            await self._stream(handler, claimed, delivery)
         elif handler.wants_transaction:
             transaction = delivery.transaction()
             result = await _result(handler.function(message, transaction))
@@ -300,48 +319,47 @@ class MessagePassingAgent:
                 transaction.reply(result)
             await transaction.commit()
         else:
-            result = handler.function(message)
-            if inspect.isawaitable(result):
-                result = await result
-            await self._finish(delivery, result)
+            await self._finish(claimed, message, await _result(handler.function(message)))
 
-    async def _finish(self, delivery: Delivery, result: object, headers: dict[str, str] | None = None) -> None:
+    async def _finish(
+        self, claimed: Claimed, message: Message, result: object, headers: dict[str, str] | None = None
+    ) -> None:
         """Acknowledge the message and answer it, in one commit."""
         outbox = self.broker.outbox
-        message = delivery.message
-        sends = ()
-        if self._owes_reply(message):
-            send, reply = reply_send(outbox, message, self.agent_id, result, headers)
-            outbox.note(reply, "sent")
-            sends = (send,)
-        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+        sends: tuple[Send, ...] = ()
+        if message.reply_to is not None and message.id not in self._replied:
+            sends = (reply_send(outbox, message, self.agent_id, result, headers),)
+        if claimed.transient:
             for send in sends:
                 await outbox.engine.emit(send)
         else:
-            await outbox.commit(Commit((), (delivery.settle,), (), (), sends))
-        delivery.mark_ended("acknowledged")
+            settle = Settle(claimed.mailbox, claimed.message_id, claimed.sequence)
+            await outbox.commit(Commit((), (settle,), (), (), sends))
+        outbox.counters.acknowledged += 1
+        outbox.note(message, "answered" if sends else "acknowledged")
 
-    async def _stream(self, handler: Handler, message: Message, delivery: Delivery) -> None:
+    async def _stream(self, handler: Handler, claimed: Claimed, delivery: Delivery) -> None:
         """Send what an async generator yields as the parts of a reply; the last commit closes and acknowledges."""
         outbox = self.broker.outbox
-        parts = handler.function(message, delivery) if handler.wants_transaction else handler.function(message)
+        message = delivery.message
+        parts = handler.function(message)
         count = 0
         try:
             async for part in parts:
                 if message.reply_to is None:
                     continue
-                send, _ = reply_send(outbox, message, self.agent_id, part, {PART_HEADER: str(count)})
+                send = reply_send(outbox, message, self.agent_id, part, {PART_HEADER: str(count)})
                 count += 1
-                if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+                if claimed.transient:
                     taken = await outbox.engine.emit(send)
                 else:
-                    taken = (await outbox.commit(Commit(sends=(send,)))).sent[0].delivered
+                    taken = (await outbox.store(send)).delivered
                 if not taken:
                     outbox.note(message, "stream ended", "the requester is gone")
                     break
         finally:
             await parts.aclose()
-        await self._finish(delivery, None, {PART_HEADER: f"end:{count}"})
+        await self._finish(claimed, message, None, {PART_HEADER: f"end:{count}"})
 
     async def _fail(self, delivery: Delivery, error: Exception) -> None:
         """Do what the exception asks for; a requester is told at once, and its request is not tried again."""

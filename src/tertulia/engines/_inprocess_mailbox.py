@@ -25,7 +25,7 @@ _STORED_ONCE = Sent(1)
 _DUPLICATE = Sent(0, duplicate=True)
 
 
-class Item(Struct, eq=False):
+class Item(Struct, eq=False, gc=False):
     """A message in a mailbox."""
 
     message_id: str
@@ -164,8 +164,9 @@ class Mailbox:
     def take(self, limit: int, lease: float) -> list[Claimed]:
         """Claim up to `limit` messages, oldest first."""
         taken: list[Claimed] = []
+        options = self.options
         while len(taken) < limit and (self.ready or self.returned):
-            if self.options.ordered and (self.leased or self._delayed_is_first()):
+            if options.ordered and (self.leased or self._delayed_is_first()):
                 break
             item = self._next_ready()
             if item is None:
@@ -173,25 +174,24 @@ class Mailbox:
             if item.transient:
                 self.transients -= 1
                 taken.append(Claimed(self.name, item.message_id, item.body, item.sequence, transient=True))
-            else:
-                item.attempt += 1
-                self.lease(item, lease)
-                taken.append(self._claim_of(item))
+                continue
+            item.attempt += 1
+            self.lease(item, lease)
+            taken.append(
+                Claimed(
+                    self.name,
+                    item.message_id,
+                    item.body,
+                    item.sequence,
+                    item.attempt,
+                    item.failures,
+                    item.notes,
+                    False,  # noqa: FBT003 - positional for speed: `transient`
+                    item.lease_until,
+                    options.max_attempts,
+                )
+            )
         return taken
-
-    def _claim_of(self, item: Item) -> Claimed:
-        return Claimed(
-            self.name,
-            item.message_id,
-            item.body,
-            item.sequence,
-            item.attempt,
-            item.failures,
-            item.notes,
-            False,  # noqa: FBT003 - positional for speed: `transient`
-            item.lease_until,
-            self.options.max_attempts,
-        )
 
     def _next_ready(self) -> Item | None:
         """Take the oldest waiting message out of the queues."""
@@ -307,16 +307,18 @@ class Mailbox:
     def change_options(self, options: MailboxOptions) -> None:
         """Take new settings, and let senders that wait look again."""
         self.options = options
-        while self.senders:
-            wake_one(self.senders)
+        self.wake_all()
+
+    def wake_all(self) -> None:
+        """Let everybody who waits look again."""
+        for queue in (self.claimants, self.senders):
+            while queue:
+                wake_one(queue)
 
     def close(self) -> list[Item]:
         """Let everybody who waits know the end; return what is left, oldest first, as it was."""
         self.closed = True
-        while self.claimants:
-            wake_one(self.claimants)
-        while self.senders:
-            wake_one(self.senders)
+        self.wake_all()
         left = sorted(self.stored.values(), key=lambda item: item.sequence)
         self.stored.clear()
         self.leased.clear()

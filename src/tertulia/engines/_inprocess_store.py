@@ -24,6 +24,7 @@ from tertulia.engines.base import (
     Record,
     Send,
     Sent,
+    Settle,
 )
 from tertulia.errors import AlreadySettledError, UnknownAgentError
 from tertulia.records import ChangeKind
@@ -53,23 +54,39 @@ class Store:
 
     def commit(self, commit: Commit) -> Committed:
         """Judge everything, then apply everything."""
-        now = self.clock.time()
-        for check in commit.checks:
+        checks, settles, puts, deletes, sends = (
+            commit.checks, commit.settles, commit.puts, commit.deletes, commit.sends,
+        )  # fmt: skip
+        now = self.clock.time() if checks or puts or deletes else 0.0
+        for check in checks:
             self._judge_check(check, now)
-        for settle in commit.settles:
-            box = self.boxes.get(settle.mailbox)
-            item = None if box is None else box.stored.get(settle.message_id)
-            if item is None or (settle.sequence and item.sequence != settle.sequence):
-                raise AlreadySettledError(settle.mailbox, settle.message_id)
-        if commit.sends:
-            self._judge_sends(commit)
+        for settle in settles:
+            self._judge_settle(settle)
+        if sends:
+            self._judge_sends(sends, settles)
         # From here on nothing can fail.
-        for settle in commit.settles:
+        for settle in settles:
             self.boxes[settle.mailbox].settle(settle.message_id)
-        records = tuple([self._put(put, now) for put in commit.puts]) if commit.puts else ()
-        deleted = tuple([self._delete(delete.key, now) for delete in commit.deletes]) if commit.deletes else ()
-        sent = tuple([self._send(send) for send in commit.sends]) if commit.sends else ()
+        records = tuple([self.put(put, now) for put in puts]) if puts else ()
+        deleted = tuple([self._delete(delete.key, now) for delete in deletes]) if deletes else ()
+        sent = tuple([self._send(send) for send in sends]) if sends else ()
         return Committed(self.revision, records, deleted, sent)
+
+    def send(self, send: Send | Publish) -> Sent:
+        """Commit one send."""
+        self._judge_sends((send,), ())
+        return self._send(send)
+
+    def settle(self, settle: Settle) -> None:
+        """Commit one settling."""
+        self._judge_settle(settle).settle(settle.message_id)
+
+    def _judge_settle(self, settle: Settle) -> Mailbox:
+        box = self.boxes.get(settle.mailbox)
+        item = None if box is None else box.stored.get(settle.message_id)
+        if box is None or item is None or (settle.sequence and item.sequence != settle.sequence):
+            raise AlreadySettledError(settle.mailbox, settle.message_id)
+        return box
 
     def _judge_check(self, check: Check, now: float) -> None:
         record = self.live(check.key, now)
@@ -84,17 +101,17 @@ class Store:
         ):
             raise CheckFailed(check, record)
 
-    def _judge_sends(self, commit: Commit) -> None:
+    def _judge_sends(self, sends: tuple[Send | Publish, ...], settles: tuple[Settle, ...]) -> None:
         """Raise when a mailbox is absent, or would be too full once all of the commit is applied."""
-        if len(commit.sends) == 1 and isinstance(commit.sends[0], Send):
-            boxes = self._targets(commit.sends[0])
+        if len(sends) == 1 and isinstance(sends[0], Send):
+            boxes = self._targets(sends[0])
             if not boxes or len(boxes[0].stored) < boxes[0].options.max_size:
                 return  # the usual case, without the bookkeeping
         growth: dict[Mailbox, int] = {}
-        for settle in commit.settles:
+        for settle in settles:
             box = self.boxes[settle.mailbox]
             growth[box] = growth.get(box, 0) - 1
-        for send in commit.sends:
+        for send in sends:
             for box in self._targets(send):
                 if not box.knows(send):
                     growth[box] = growth.get(box, 0) + 1
@@ -129,22 +146,23 @@ class Store:
 
     # --- records ---
 
-    def _put(self, put: Put, now: float) -> Record:
+    def put(self, put: Put, now: float) -> Record:
+        """Create or replace one record."""
         old = self.records.get(put.key)
         if old is not None and old.expires is not None:
             old = old if self.is_live(old, now) else None
         self.revision = revision = self.revision + 1
-        ttl = kept_ttl(put.ttl, old)
+        ttl = put.ttl if put.ttl is None else kept_ttl(put.ttl, old)
         expires = None if ttl is None else now + ttl
+        tags = put.tags and kept_tags(put.tags, old)
         if old is None:
-            record = Record(
-                put.key, put.body, kept_owner(put.owner, old), 1, revision, revision, now, now,
-                ttl, expires, kept_tags(put.tags, old),
-            )  # fmt: skip
+            owner = kept_owner(put.owner, old)
+            record = Record(put.key, put.body, owner, 1, revision, revision, now, now, ttl, expires, tags)
         else:
+            owner = put.owner if put.owner.__class__ is str else kept_owner(put.owner, old)
             record = Record(
-                put.key, put.body, kept_owner(put.owner, old), old.version + 1, revision, old.created_revision,
-                old.created, now, ttl, expires, kept_tags(put.tags, old), old.access_count,
+                put.key, put.body, owner, old.version + 1, revision, old.created_revision,
+                old.created, now, ttl, expires, tags, old.access_count,
             )  # fmt: skip
         self.records[put.key] = record
         if expires is not None:

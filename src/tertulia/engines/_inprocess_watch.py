@@ -26,20 +26,26 @@ class ChangeFeed:
 
     def announce(self, change: Change) -> None:
         """Keep a committed change, and push it to who watches its key."""
-        self.history.append(change)
+        history = self.history
+        history.append(change)
         if change.record is not None:
             self.history_bytes += len(change.record.body)
-        while len(self.history) > HISTORY_CHANGES or self.history_bytes > HISTORY_BYTES:
-            gone = self.history.popleft()
-            self.forgotten = gone.revision
-            if gone.record is not None:
-                self.history_bytes -= len(gone.record.body)
+        if len(history) > HISTORY_CHANGES or self.history_bytes > HISTORY_BYTES:
+            self._forget()
         if self.exact:
             for stream in self.exact.get(change.key, ()):
                 stream.push(change)
         for stream in self.patterns:
             if stream.matches(change.key):
                 stream.push(change)
+
+    def _forget(self) -> None:
+        """Let the oldest changes go until both bounds are kept."""
+        while len(self.history) > HISTORY_CHANGES or self.history_bytes > HISTORY_BYTES:
+            gone = self.history.popleft()
+            self.forgotten = gone.revision
+            if gone.record is not None:
+                self.history_bytes -= len(gone.record.body)
 
 
 class WatchStream:

@@ -14,7 +14,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from tertulia._clock import Clock, wait_for_wake
+from tertulia._clock import Clock, TimerHandle
 from tertulia.engines._inprocess_mailbox import DEDUP_COUNT, DEDUP_WINDOW, Item, Mailbox, wake_one
 from tertulia.engines._inprocess_store import Store
 from tertulia.engines._inprocess_watch import HISTORY_CHANGES, WatchStream
@@ -28,8 +28,11 @@ from tertulia.engines.base import (
     EngineStats,
     MailboxOptions,
     Publish,
+    Put,
     Record,
     Send,
+    Sent,
+    Settle,
     Stored,
 )
 from tertulia.errors import InvalidURLError, LeaseLostError, SpaceClosedError, UnknownAgentError
@@ -64,7 +67,6 @@ class InProcessEngine(Engine):
         self._clock = store.clock
         self._closed = False
         self._streams: set[WatchStream] = set()
-        self._waiters: set[asyncio.Future[bool]] = set()
         self._listening: list[Callable[[], None]] = []
 
     # --- records ---
@@ -104,6 +106,21 @@ class InProcessEngine(Engine):
         if self._closed:
             raise SpaceClosedError
         return self._store.commit(commit)
+
+    async def put(self, put: Put) -> Record:
+        if self._closed:
+            raise SpaceClosedError
+        return self._store.put(put, self._clock.time())
+
+    async def send(self, send: Send | Publish) -> Sent:
+        if self._closed:
+            raise SpaceClosedError
+        return self._store.send(send)
+
+    async def settle(self, settle: Settle) -> None:
+        if self._closed:
+            raise SpaceClosedError
+        self._store.settle(settle)
 
     async def watch(self, pattern: str, *, after: int | None = None) -> WatchStream:
         self._check_open()
@@ -171,42 +188,46 @@ class InProcessEngine(Engine):
         if box is None or self._closed:
             self._check_open()
             raise UnknownAgentError(mailbox)
-        claimed = box.take(limit, lease)
-        if claimed or wait == 0.0:
-            return claimed
-        return await self._claim_when_woken(box, limit, lease, wait)
-
-    async def _claim_when_woken(self, box: Mailbox, limit: int, lease: float, wait: float | None) -> list[Claimed]:
+        taken = box.take(limit, lease)
+        if taken or wait == 0.0:
+            return taken
         deadline = None if wait is None else self._clock.monotonic() + wait
-        while True:
-            left = None if deadline is None else deadline - self._clock.monotonic()
-            if left is not None and left <= 0:
-                return []
-            if not await self._wait_in(box.claimants, left):
-                self._check_open()
-                return []
+        while await self._wait_in(box.claimants, deadline):
             if box.closed:
-                raise UnknownAgentError(box.name)
-            if claimed := box.take(limit, lease):
-                return claimed
+                raise UnknownAgentError(mailbox)
+            if taken := box.take(limit, lease):
+                return taken
+        return []
 
-    async def _wait_in(self, queue: deque[asyncio.Future[bool]], timeout: float | None) -> bool:
-        """Wait in a queue to be woken; whoever is cancelled after being woken wakes the next."""
+    async def _wait_in(self, queue: deque[asyncio.Future[bool]], deadline: float | None) -> bool:
+        """Wait in a queue to be woken; return False at the deadline.
+
+        Whoever is cancelled after being woken wakes the next. Raises SpaceClosedError when this handle closes.
+        """
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         queue.append(waiter)
-        self._waiters.add(waiter)
-        woken = False
+        timer = None if deadline is None else self._time_out_at(deadline, waiter)
         try:
-            woken = await wait_for_wake(self._clock, waiter, timeout)
+            woken = await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.result():
                 wake_one(queue)
+            elif waiter in queue:
+                queue.remove(waiter)
             raise
         finally:
-            self._waiters.discard(waiter)
-            if not woken and waiter in queue:
-                queue.remove(waiter)
+            if timer is not None:
+                timer.cancel()
+        if not woken and waiter in queue:
+            queue.remove(waiter)
+        if self._closed:
+            wake_one(queue)
+            raise SpaceClosedError
         return woken
+
+    def _time_out_at(self, deadline: float, waiter: asyncio.Future[bool]) -> TimerHandle:
+        left = max(0.0, deadline - self._clock.monotonic())
+        return self._clock.call_later(left, lambda: waiter.done() or waiter.set_result(False))
 
     async def extend(self, claimed: Claimed, lease: float) -> None:
         item = self._leased(claimed)
@@ -227,9 +248,7 @@ class InProcessEngine(Engine):
         box = self._box(mailbox)
         if box.has_room():
             return True
-        woken = await self._wait_in(box.senders, timeout)
-        self._check_open()
-        return woken
+        return await self._wait_in(box.senders, self._clock.monotonic() + timeout)
 
     async def emit(self, send: Send | Publish) -> int:
         self._check_open()
@@ -291,9 +310,8 @@ class InProcessEngine(Engine):
             stop()
         for stream in list(self._streams):
             await stream.aclose()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(False)
+        for box in self._boxes.values():
+            box.wake_all()  # those of this handle end, those of others wait again
         _drop_handle(self._store)
 
     def _check_open(self) -> None:

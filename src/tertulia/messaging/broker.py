@@ -9,13 +9,11 @@ from msgspec.structs import replace
 from tertulia._background import Background
 from tertulia._clock import Clock
 from tertulia._names import check_name, check_topic_pattern
-from tertulia._rules.deadlines import is_expired
 from tertulia._rules.retry import is_given_up
 from tertulia.engines.base import (
     DEAD_LETTERS,
     DEFAULT_LEASE,
     Claimed,
-    Commit,
     Engine,
     MailboxCounts,
     MailboxOptions,
@@ -123,9 +121,8 @@ class MessageBroker:
             taken = await self._engine.emit(send)
             self.outbox.log_commit((message,))
             return Receipt(message.id, taken)
-        committed = await self.outbox.commit(Commit((), (), (), (), (send,)), timeout=timeout)
-        sent = committed.sent[0]
         outbox = self.outbox
+        sent = await outbox.store(send, timeout=timeout)
         outbox.counters.sent += 1
         outbox.note(message, "duplicate" if sent.duplicate else "sent")
         if sent.dropped:
@@ -152,7 +149,7 @@ class MessageBroker:
             taken = await self._engine.emit(send)
             self.outbox.note(message, "published", topic)
             return Receipt(message.id, taken)
-        sent = (await self.outbox.commit(Commit(sends=(send,)), timeout=timeout)).sent[0]
+        sent = await self.outbox.store(send, timeout=timeout)
         self.outbox.counters.sent += sent.delivered
         self.outbox.note(message, "published", f"{topic} to {sent.delivered}")
         self._log_dropped(sent.dropped)
@@ -181,46 +178,61 @@ class MessageBroker:
         """
         check_name(agent_id)
         clock = self.outbox.clock
-        deadline = None if timeout is None else clock.monotonic() + check_seconds("timeout", timeout, zero=True)
-        wait = timeout
+        wait = deadline = None
+        if timeout is not None:
+            wait = check_seconds("timeout", timeout, zero=True)
+            deadline = clock.monotonic() + wait
         while True:
             claimed = await self._engine.claim(agent_id, lease=lease, wait=wait)
             if not claimed:
                 return None
-            delivery = await self.open_delivery(claimed[0])
-            if delivery is not None:
-                return delivery
+            message = self.admit(claimed[0])
+            if message is not None:
+                return Delivery(claimed[0], message, self.outbox, self._memory)
+            await self.turn_away(claimed[0])
             wait = None if deadline is None else max(0.0, deadline - clock.monotonic())
 
-    async def open_delivery(self, claimed: Claimed) -> Delivery | None:
-        """Return a claim as a delivery, or deal with a message that must not be handled, and return None.
+    def admit(self, claimed: Claimed) -> Message | None:
+        """Return the claimed message, or None for one that must not be handled: see `turn_away`."""
+        try:
+            message = message_of(claimed)
+        except DecodeError:
+            return None
+        if message.expires is not None and message.expires <= self.outbox.time():
+            return None
+        if claimed.failures and is_given_up(claimed.failures, claimed.max_attempts):
+            return None
+        self.outbox.counters.delivered += 1
+        return message
 
-        That is: one that cannot be decoded, has failed too often, or whose time is over. It goes to the dead
-        letters, except for requests whose requester has given up: those end with an entry in the log.
+    async def turn_away(self, claimed: Claimed) -> None:
+        """Deal with a message that cannot be decoded, has failed too often, or whose time is over.
+
+        It goes to the dead letters, except for a request whose requester has given up: that ends with an entry in
+        the log.
         """
         try:
             message = message_of(claimed)
         except DecodeError as error:
-            broken = Message(id=claimed.message_id, receiver=claimed.mailbox)
-            await self._bury(Delivery(claimed, broken, self.outbox, self._memory), f"undecodable: {error}")
-            return None
-        delivery = Delivery(claimed, message, self.outbox, self._memory)
-        if is_expired(message.expires, self.outbox.time()):
-            if message.reply_to is None:
-                await self._bury(delivery, "expired")
-            else:
-                await self._drop(delivery, "expired request dropped")
-            return None
-        if is_given_up(claimed.failures, claimed.max_attempts):
+            message = Message(id=claimed.message_id, receiver=claimed.mailbox)
+            await self._bury(self.delivery(claimed, message), f"undecodable: {error}")
+            return
+        delivery = self.delivery(claimed, message)
+        if claimed.failures and is_given_up(claimed.failures, claimed.max_attempts):
             await self._bury(delivery, f"given up after {claimed.failures} failed attempts")
-            return None
-        self.outbox.counters.delivered += 1
-        return delivery
+        elif message.reply_to is None:
+            await self._bury(delivery, "expired")
+        else:
+            await self._drop(delivery, "expired request dropped")
+
+    def delivery(self, claimed: Claimed, message: Message) -> Delivery:
+        """Return a claimed message as a delivery."""
+        return Delivery(claimed, message, self.outbox, self._memory)
 
     async def acknowledge(self, agent_id: str, message_id: str) -> None:
         """Take a message out of the agent's mailbox for good. Raises AlreadySettledError when it is not there."""
         settle = Settle(check_name(agent_id), message_id)
-        await self._engine.commit(Commit((), (settle,)))
+        await self._engine.settle(settle)
         self.outbox.counters.acknowledged += 1
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:

@@ -9,13 +9,13 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import force_setattr
 
-from tertulia._codec import check_wire, decoder_for, encode
+from tertulia._codec import decoder_for, encode_message, is_deep, is_flat
 from tertulia._rules.retry import is_given_up, retry_delay
-from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, REPLIES, Claimed, Commit, Send, Settle
+from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import DecodeError, InvalidInputError, Reject, RetryLater
 from tertulia.memory import SharedMemory, check_seconds
 from tertulia.messaging.outbox import Outbox
-from tertulia.records import DeliveryMode, Message
+from tertulia.records import Message, new_id
 from tertulia.transaction import Transaction
 
 _MESSAGES = decoder_for(Message)
@@ -73,8 +73,11 @@ class Delivery:
         """
         if self._claimed.transient:
             return
-        await self._outbox.engine.commit(Commit((), (self.settle,)))
-        self.mark_ended("acknowledged")
+        claimed = self._claimed
+        await self._outbox.engine.settle(Settle(claimed.mailbox, claimed.message_id, claimed.sequence))
+        self._ended = True
+        self._outbox.counters.acknowledged += 1
+        self._outbox.note(self.message, "acknowledged")
 
     async def release(self, *, delay: float = 0.0, counted: bool = False, reason: str = "") -> bool:
         """Give the message back, to be delivered again after `delay` seconds; return False if it was lost already.
@@ -138,7 +141,7 @@ class Delivery:
         outbox.counters.failed += 1
         kind = type(error).__name__
         detail = error.reason if isinstance(error, Reject) else str(error)
-        reply, _ = reply_send(outbox, self.message, agent_id, detail, {ERROR_HEADER: kind})
+        reply = reply_send(outbox, self.message, agent_id, detail, {ERROR_HEADER: kind})
         if self._claimed.transient:
             await outbox.engine.emit(reply)
         else:
@@ -202,7 +205,7 @@ class DeliveryTransaction(Transaction):
         super().__init__(memory, outbox)
         self.delivery = delivery
         self.replied = False
-        self._settles = () if delivery._claimed.transient else (delivery.settle,)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._settles = () if delivery._claimed.transient else (delivery.settle,)
 
     @property
     def idempotency_key(self) -> str:
@@ -217,7 +220,8 @@ class DeliveryTransaction(Transaction):
             raise InvalidInputError(message)
         self._check_open()
         self.replied = True
-        self._add(*reply_send(self._outbox, request, request.receiver, content))
+        send = reply_send(self._outbox, request, request.receiver, content)
+        (self._sends if self._settles else self._emits).append(send)
 
     async def commit(self) -> None:
         """Apply everything and acknowledge the message, or do nothing; see Transaction.commit."""
@@ -231,22 +235,20 @@ def reply_send(
     sender: str,
     content: object,
     headers: dict[str, str] | None = None,
-) -> tuple[Send, Message]:
+) -> Send:
     """Return the send of a reply; one that nobody waits for any more is no error."""
     receiver = request.reply_to or ""
+    reply_id = new_id()
     reply = Message(
+        id=reply_id,
         sender=sender,
         receiver=receiver,
         content=content,
         sent=outbox.time(),
         correlation_id=request.id,
-        delivery_mode=DeliveryMode.AT_MOST_ONCE
-        if request.delivery_mode is DeliveryMode.AT_MOST_ONCE
-        else DeliveryMode.AT_LEAST_ONCE,
         headers=headers,
     )
-    body = encode(reply, outbox.limit)
-    return Send(receiver, reply.id, body, optional=receiver.startswith(REPLIES)), reply
+    return Send(receiver, reply_id, encode_message(reply, content, outbox.limit), optional=True)
 
 
 def _traceback(error: BaseException) -> str:
@@ -256,11 +258,12 @@ def _traceback(error: BaseException) -> str:
 def message_of(claimed: Claimed) -> Message:
     """Return the message of a claim, with its receiver and attempt. Raises DecodeError."""
     body = claimed.body
-    check_wire(body)
     try:
         message = _MESSAGES.decode(body)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise DecodeError(f"message {claimed.message_id!r} cannot be decoded: {error}") from error
+    if not is_flat(message.content) and is_deep(body, message.content):
+        raise DecodeError(f"the content of message {claimed.message_id!r} is nested too deep")
     # The message was made here a moment ago and nobody else has it, so it may still be completed.
     if message.receiver != claimed.mailbox:
         force_setattr(message, "receiver", claimed.mailbox)

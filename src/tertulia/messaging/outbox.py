@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import random
+import reprlib
 from collections import deque
 from collections.abc import Iterable
+from math import isfinite
+from typing import cast
 
 from msgspec.structs import replace
 
 from tertulia._clock import Clock, instant
-from tertulia._codec import decoder_for, encode
+from tertulia._codec import decoder_for, encode, encode_message
 from tertulia._names import check_name, check_topic
-from tertulia._rules.hops import extended_path, is_loop
-from tertulia.engines.base import DEAD_LETTERS, REPLIES, Commit, Committed, Engine, Publish, Send
+from tertulia._rules.hops import MAX_HOPS
+from tertulia.engines.base import DEAD_LETTERS, REPLIES, Commit, Committed, Engine, Publish, Send, Sent
 from tertulia.errors import InvalidInputError, MailboxFullError
 from tertulia.memory import check_seconds
-from tertulia.messaging.context import HANDLING
+from tertulia.messaging.context import path_so_far
 from tertulia.records import DeliveryMode, Failure, Message, MessageRecord
 
 MESSAGE_LOG_SIZE = 1_000  # per handle, like the access log
 ROOM_TIMEOUT = 30.0  # how long a sender waits for room by default; as long as a request waits for its reply
 MAX_TRACEBACK = 4_096  # characters of a traceback kept with a failure: its last frames
 MAX_REASON = 500
+MAX_ID = 128  # as long as a name: both are parts of keys and subjects
 
 _FAILURES = decoder_for(Failure)
 
@@ -58,37 +62,53 @@ class Outbox:
 
         Raises InvalidNameError, InvalidInputError, EncodeError, ValueTooLargeError.
         """
+        _check_fields(message, delay)
         receiver = message.receiver
-        if not receiver.startswith(REPLIES):
+        if receiver.__class__ is not str or not receiver.startswith(REPLIES):
             check_name(receiver)
-        message = self._with_path(message)
-        body = encode(message, self.limit)
-        if is_loop(message.hops):
+        return self.trusted_send_of(message, delay)
+
+    def trusted_send_of(self, message: Message, delay: float = 0.0) -> Send:
+        """Return the send of a message whose fields the library has set itself, all but the content."""
+        receiver = message.receiver
+        if not message.hops and (hops := path_so_far()):
+            message = replace(message, hops=hops)
+        body = encode_message(message, message.content, self.limit)
+        if len(message.hops) > MAX_HOPS:
             return self._loop(message, body, receiver, optional=False)
         return Send(
             receiver,
             check_id(message.id),
             body,
-            delay and check_seconds("delay", delay, zero=True),
+            check_seconds("delay", delay, zero=True) if delay else 0.0,
             message.delivery_mode is DeliveryMode.EXACTLY_ONCE,
         )
 
     def publish_of(self, topic: str, message: Message, delay: float = 0.0) -> Send | Publish:
         """Return the publication of a message; one that goes in circles goes to its sender's dead letters."""
         check_topic(topic)
-        message = self._with_path(message)
-        if message.topic != topic:
-            message = replace(message, topic=topic)
-        body = encode(message, self.limit)
-        if is_loop(message.hops):
+        _check_fields(message, delay)
+        if message.topic != topic or not message.hops:
+            message = replace(message, topic=topic, hops=message.hops or path_so_far())
+        body = encode_message(message, message.content, self.limit)
+        if len(message.hops) > MAX_HOPS:
             return self._loop(message, body, message.sender, optional=True)
         return Publish(
             topic,
             check_id(message.id),
             body,
-            delay and check_seconds("delay", delay, zero=True),
+            check_seconds("delay", delay, zero=True) if delay else 0.0,
             message.delivery_mode is DeliveryMode.EXACTLY_ONCE,
         )
+
+    async def store(self, send: Send | Publish, *, timeout: float = ROOM_TIMEOUT) -> Sent:
+        """Commit one send; see `commit`."""
+        try:
+            return await self.engine.send(send)
+        except MailboxFullError as full:
+            if not full.waits or timeout <= 0:
+                raise
+            return (await self._commit_when_room(Commit(sends=(send,)), full.agent_id, timeout)).sent[0]
 
     async def commit(self, commit: Commit, *, timeout: float = ROOM_TIMEOUT) -> Committed:
         """Commit; where a full mailbox's owner lets senders wait, wait for room up to `timeout` seconds."""
@@ -134,17 +154,11 @@ class Outbox:
         failure = Failure(
             attempt=attempt,
             at=instant(self.time()),
-            reason=reason[:MAX_REASON],
-            error=error[:MAX_REASON],
-            traceback=traceback[-MAX_TRACEBACK:],
+            reason=encodable(reason[:MAX_REASON]),
+            error=encodable(error[:MAX_REASON]),
+            traceback=encodable(traceback[-MAX_TRACEBACK:]),
         )
         return encode(failure, self.limit)
-
-    def _with_path(self, message: Message) -> Message:
-        handling = HANDLING.get()
-        if handling is None or message.hops:
-            return message
-        return replace(message, hops=extended_path(handling.hops, handling.agent_id))
 
     def _loop(self, message: Message, body: bytes, agent_id: str, *, optional: bool) -> Send:
         self.counters.dead_lettered += 1
@@ -160,7 +174,43 @@ def failures_of(notes: Iterable[bytes]) -> tuple[Failure, ...]:
 
 def check_id(message_id: str) -> str:
     """Return a message id, or raise InvalidInputError: a string of 1 to 128 printable characters."""
-    if not message_id or len(message_id) > 128 or not message_id.isprintable():  # noqa: PLR2004 - as said
-        message = f"a message id must be 1 to 128 printable characters, not {message_id!r}"
+    if message_id.__class__ is not str or not 0 < len(message_id) <= MAX_ID or not message_id.isprintable():
+        message = f"a message id must be a string of 1 to {MAX_ID} printable characters, not {reprlib.repr(message_id)}"
         raise InvalidInputError(message)
     return message_id
+
+
+def encodable(text: str) -> str:
+    """Return a text with what UTF-8 cannot hold written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _check_fields(message: Message, delay: float) -> None:
+    """Raise InvalidInputError for fields that the receiver could not read back, or that ask for the impossible."""
+    mode = message.delivery_mode
+    if mode.__class__ is not DeliveryMode:
+        raise InvalidInputError(f"delivery_mode must be a DeliveryMode, not {reprlib.repr(mode)}")
+    if delay and mode is DeliveryMode.AT_MOST_ONCE:
+        raise InvalidInputError("an AT_MOST_ONCE message is stored nowhere, so it cannot be delayed")
+    if message.sender.__class__ is not str:
+        raise InvalidInputError(f"the sender must be a string, not {reprlib.repr(message.sender)}")
+    if message.headers is not None or message.reply_to is not None or message.correlation_id is not None:
+        _check_optional_fields(message)
+    if message.expires is not None and not (isinstance(message.expires, (int, float)) and isfinite(message.expires)):
+        raise InvalidInputError(f"expires must be seconds since the epoch, not {reprlib.repr(message.expires)}")
+
+
+def _check_optional_fields(message: Message) -> None:
+    for name, text in (("reply_to", message.reply_to), ("correlation_id", message.correlation_id)):
+        if text is not None and text.__class__ is not str:
+            raise InvalidInputError(f"{name} must be a string, not {reprlib.repr(text)}")
+    if message.reply_to is not None and not message.reply_to.startswith(REPLIES):
+        check_name(message.reply_to)
+    headers: object = message.headers
+    if headers is None:
+        return
+    if not isinstance(headers, dict) or any(
+        key.__class__ is not str or value.__class__ is not str
+        for key, value in cast("dict[object, object]", headers).items()
+    ):
+        raise InvalidInputError(f"headers must map strings to strings, not {reprlib.repr(headers)}")

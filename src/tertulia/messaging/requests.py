@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable
+from math import inf
 
 from msgspec.structs import replace
 
 from tertulia._background import logger
 from tertulia._clock import Alarm
 from tertulia._rules.deadlines import request_deadline
-from tertulia.engines.base import REPLIES, Claimed, Commit
+from tertulia.engines.base import REPLIES, Claimed, Send
 from tertulia.errors import (
     DecodeError,
     LoopError,
@@ -37,19 +37,26 @@ class RequestDesk:
         self._outbox = outbox
         self._engine = outbox.engine
         self._clock = outbox.clock
-        self._address = REPLIES + new_id()
+        self.address = REPLIES + new_id()
         self._pending: dict[str, _Waiting] = {}
         self._alarm = Alarm(outbox.clock, self._end_overdue)
         self._stop: Callable[[], None] | None = None
 
     async def request(self, message: Message, timeout: float) -> Message:
         """Send the message and return the reply to it; see MessageBroker.request_response."""
-        waiting = _Waiting(message, timeout)
-        await self._send(waiting)
+        message, until = self.addressed(message, timeout)
+        return await self.ask(message, self._outbox.send_of(message), until)
+
+    async def ask(self, message: Message, send: Send, until: float) -> Message:
+        """Send an addressed message and return the reply to it, if it comes `until` then (monotonic)."""
+        waiting = _Waiting(message, until)
+        await self._send(waiting, send)
         try:
             while True:
                 reply = await waiting.next_reply()
-                if reply.headers is None or PART_HEADER not in reply.headers:
+                if reply.headers is None:
+                    return reply
+                if PART_HEADER not in reply.headers:
                     return _checked(reply)
                 if (whole := waiting.collect(reply)) is not None:
                     return whole
@@ -58,8 +65,9 @@ class RequestDesk:
 
     async def stream(self, message: Message, timeout: float) -> AsyncIterator[Message]:
         """Send the message and iterate over the parts of its reply."""
-        waiting = _Waiting(message, timeout)
-        await self._send(waiting)
+        message, until = self.addressed(message, timeout)
+        waiting = _Waiting(message, until)
+        await self._send(waiting, self._outbox.send_of(message))
         try:
             while True:
                 reply = await waiting.next_reply()
@@ -81,24 +89,37 @@ class RequestDesk:
             waiting.fail(SpaceClosedError())
         self._pending.clear()
 
-    async def _send(self, waiting: _Waiting) -> None:
-        message, timeout = waiting.message, check_seconds("timeout", waiting.timeout)
-        outbox = self._outbox
-        if self._stop is None:
-            self._stop = self._engine.listen(self._address, self._on_reply)
+    def addressed(self, message: Message, timeout: float) -> tuple[Message, float]:
+        """Return the message with reply address and deadline, and when that is on the monotonic clock."""
+        deadline, until = self.deadline(message.receiver, message.id, timeout)
+        return replace(message, reply_to=self.address, expires=deadline), until
+
+    def deadline(self, receiver: str, message_id: str, timeout: float) -> tuple[float, float]:
+        """Return when a request made now ends, in civil and in monotonic time.
+
+        Raises RequestTimeoutError when the request that is being handled is over already.
+        """
+        if timeout.__class__ is not float or not 0.0 < timeout < inf:
+            timeout = check_seconds("timeout", timeout)
         handling = HANDLING.get()
-        now = outbox.time()
-        deadline = request_deadline(now, timeout, None if handling is None else handling.deadline)
-        if deadline <= now:
-            raise RequestTimeoutError(message.receiver, message.id, 0.0)
-        waiting.until = self._clock.monotonic() + (deadline - now)
-        message = waiting.message = replace(message, reply_to=self._address, expires=deadline)
-        send = outbox.send_of(message)
+        now = self._outbox.time()
+        deadline = now + timeout
+        if handling is not None:
+            deadline = request_deadline(now, timeout, handling.deadline)
+            if deadline <= now:
+                raise RequestTimeoutError(receiver, message_id, 0.0)
+        return deadline, self._clock.monotonic() + (deadline - now)
+
+    async def _send(self, waiting: _Waiting, send: Send) -> None:
+        outbox = self._outbox
+        message = waiting.message
+        if self._stop is None:
+            self._stop = self._engine.listen(self.address, self._on_reply)
         self._pending[message.id] = waiting
         self._alarm.ring_at(waiting.until)
         try:
             if message.delivery_mode is not DeliveryMode.AT_MOST_ONCE:
-                await outbox.commit(Commit(sends=(send,)), timeout=deadline - now)
+                await outbox.store(send, timeout=waiting.until - self._clock.monotonic())
             elif not await self._engine.emit(send):
                 raise MessagingError(f"{message.receiver!r} does not take messages now")
             if send.mailbox != message.receiver:
@@ -128,7 +149,8 @@ class RequestDesk:
         for waiting in self._pending.values():
             if waiting.until <= now:
                 message = waiting.message
-                waiting.fail(RequestTimeoutError(message.receiver, message.id, waiting.timeout))
+                allowed = (message.expires or 0.0) - message.sent
+                waiting.fail(RequestTimeoutError(message.receiver, message.id, allowed))
             else:
                 self._alarm.ring_at(waiting.until)
 
@@ -136,13 +158,12 @@ class RequestDesk:
 class _Waiting:
     """One request and the replies to it that nobody has taken yet."""
 
-    __slots__ = ("_error", "_expected", "_future", "_parts", "_replies", "message", "timeout", "until")
+    __slots__ = ("_error", "_expected", "_future", "_parts", "_replies", "message", "until")
 
-    def __init__(self, message: Message, timeout: float) -> None:
+    def __init__(self, message: Message, until: float) -> None:
         self.message = message
-        self.timeout = timeout
-        self.until = 0.0
-        self._replies: deque[Message] = deque()
+        self.until = until
+        self._replies: list[Message] = []
         self._future: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._expected = 0
@@ -154,7 +175,7 @@ class _Waiting:
                 raise self._error
             self._future = asyncio.get_running_loop().create_future()
             await self._future
-        return self._replies.popleft()
+        return self._replies.pop(0)
 
     def add(self, reply: Message) -> None:
         self._replies.append(reply)
