@@ -1,0 +1,86 @@
+"""Every example is run as a user runs it, and prints what it is there to show."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import tertulia
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PACKAGE = Path(tertulia.__file__).parents[1]
+LONGEST = 60  # seconds; they take less than one, so this is met by a hang only
+
+# What each example prints: each line is a regular expression for one whole line.
+EXPECTED = {
+    "shared_memory.py": r"""
+        writer reads: positive with confidence 0\.92
+        writer's edit is refused: the draft is at version 2 by now
+        who closed the draft\? writer True, analyst False
+        100 increments at once: 100
+        watcher sees: put of shared:trend -> rising
+        watcher sees: delete of shared:trend -> None
+        statistics: 3 entries \(analyst 1, writer 2\) at revision \d+
+    """,
+    "message_passing.py": r"""
+        coordinator gets: done, mean 3\.0
+        coordinator learns: worker raised ZeroDivisionError
+        coordinator learns: no agent 'wroker' is registered in this space
+        worker fetched news on attempt 2
+        dead letter: \{'type': 'task', 'numbers': \[\]\} - ZeroDivisionError: division by zero
+        dead letter: sing a song - I do not do 'sing a song'
+    """,
+    "one_commit.py": r"""
+        auditor reads: 20 booked
+        auditor reads: 3 booked
+        auditor reads: 100 booked
+        balance: 123
+        nothing was committed: 'balance' moved on to version 4
+        notes for the auditor: 0
+    """,
+}
+
+
+def test_every_example_has_an_expectation_and_every_expectation_an_example() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+async def test_an_example_runs_anywhere_and_prints_what_it_is_there_to_show(name: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TERTULIA")}
+    paths = [str(PACKAGE), environment.get("PYTHONPATH", "")]
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONIOENCODING": "utf-8"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-X", "dev", str(EXAMPLES / name)),
+        cwd=tmp_path,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), LONGEST)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert errors.decode() == ""
+    assert process.returncode == 0
+    printed = output.decode().splitlines()
+    wanted = [line.strip() for line in EXPECTED[name].strip().splitlines()]
+    assert len(printed) == len(wanted), printed
+    for line, pattern in zip(printed, wanted, strict=True):
+        assert re.fullmatch(pattern, line), f"{line!r} is not {pattern!r}"
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_an_example_says_at_its_top_what_it_shows_and_how_to_run_it(name: str) -> None:
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    assert text.startswith('"""')
+    assert f"python examples/{name}" in text.split('"""')[1]
+    assert "async def main() -> None:" in text
+    assert text.endswith('if __name__ == "__main__":\n    asyncio.run(main())\n')
