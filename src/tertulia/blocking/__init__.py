@@ -1,0 +1,33 @@
+"""Tertulia for threads and plain scripts: the same spaces and names, without `await`."""
+
+from tertulia.blocking.agents import MemoryAwareAgent, MessagePassingAgent
+from tertulia.blocking.faces import (
+    Delivery,
+    DeliveryTransaction,
+    MemoryRegion,
+    MemoryWatch,
+    MessageBroker,
+    MessageQueue,
+    RegionWatch,
+    SharedMemory,
+    Transaction,
+)
+from tertulia.blocking.proxy import Stream
+from tertulia.blocking.space import Space, connect
+
+__all__ = [
+    "Delivery",
+    "DeliveryTransaction",
+    "MemoryAwareAgent",
+    "MemoryRegion",
+    "MemoryWatch",
+    "MessageBroker",
+    "MessagePassingAgent",
+    "MessageQueue",
+    "RegionWatch",
+    "SharedMemory",
+    "Space",
+    "Stream",
+    "Transaction",
+    "connect",
+]
