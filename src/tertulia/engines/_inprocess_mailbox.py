@@ -106,6 +106,10 @@ class Mailbox:
         until = self.markers.get(send.message_id)
         return until is not None and until > self.schedule.monotonic()
 
+    def will_know(self, send: Send | Publish) -> bool:
+        """Tell whether the message will be a duplicate once the stored one of its id is settled."""
+        return send.dedupe and self.stored[send.message_id].dedupe
+
     def check_room(self, growth: int) -> None:
         """Raise MailboxFullError unless so many more fit, or the owner drops and enough messages wait."""
         excess = len(self.stored) + growth - self.options.max_size
@@ -134,6 +138,20 @@ class Mailbox:
         if len(self.stored) > self.options.max_size and self.options.when_full is WhenFull.DROP_OLDEST:
             return Sent(1, dropped=self._drop_excess())
         return _STORED_ONCE
+
+    def inherit(self, item: Item, note: bytes) -> None:
+        """Store another mailbox's message, beyond the bound if need be, unless its id is stored here."""
+        message_id = item.message_id
+        if message_id in self.stored:
+            return
+        notes = (*item.notes, note) if note else item.notes
+        schedule = self.schedule
+        mine = Item(
+            message_id, item.body, schedule.next_sequence(), dedupe=False, notes=notes, stored_at=schedule.time()
+        )
+        self.stored[message_id] = mine
+        self.ready.append(mine)
+        wake_one(self.claimants)
 
     def emit(self, send: Send | Publish) -> int:
         """Keep a message for the next claim only, unless the mailbox is full; return 1 if kept."""

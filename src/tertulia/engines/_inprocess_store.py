@@ -108,12 +108,18 @@ class Store:
             if not boxes or len(boxes[0].stored) < boxes[0].options.max_size:
                 return  # the usual case, without the bookkeeping
         growth: dict[Mailbox, int] = {}
+        leaving: set[tuple[Mailbox, str]] = set()
+        coming: set[tuple[Mailbox, str]] = set()
         for settle in settles:
             box = self.boxes[settle.mailbox]
             growth[box] = growth.get(box, 0) - 1
+            leaving.add((box, settle.message_id))
         for send in sends:
             for box in self._targets(send):
-                if not box.knows(send):
+                place = (box, send.message_id)
+                known = box.will_know(send) if place in leaving else box.knows(send)
+                if not known and place not in coming:
+                    coming.add(place)
                     growth[box] = growth.get(box, 0) + 1
                     box.check_room(growth[box])
 

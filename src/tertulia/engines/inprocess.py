@@ -152,8 +152,7 @@ class InProcessEngine(Engine):
         left = box.close()
         if heir is not None:
             for item in left:
-                notes = (*item.notes, note) if note else item.notes
-                self._boxes[heir].store(Send(heir, item.message_id, item.body, notes=notes))
+                self._boxes[heir].inherit(item, note)
         return len(left)
 
     async def mailboxes(self) -> list[AgentInfo]:
@@ -306,6 +305,7 @@ class InProcessEngine(Engine):
         if self._closed:
             return
         self._closed = True
+        self._records = {}  # so that `get` needs no look at `_closed` where it finds a record
         for stop in self._listening:
             stop()
         for stream in list(self._streams):
