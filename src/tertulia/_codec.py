@@ -41,7 +41,7 @@ def encode(value: object, limit: int) -> bytes:
         raise EncodeError(_encode_reason(value, error)) from error
     if len(data) > limit:
         raise ValueTooLargeError(len(data), limit)
-    if not is_flat(value):
+    if not _is_flat(value):
         _check_readable(data)
     return data
 
@@ -54,20 +54,19 @@ def encode_message(message: Any, content: object, limit: int) -> bytes:
         raise EncodeError(_encode_reason(content, error)) from error
     if len(data) > limit:
         raise ValueTooLargeError(len(data), limit)
-    if not is_flat(content):
+    if not _is_flat(content):
         _check_readable(data)
     return data
 
 
-def is_flat(value: object) -> bool:
+def _is_flat(value: object) -> bool:
     """Tell whether a value is a scalar, or a dict or list of scalars: so it can be neither deep nor unreadable.
 
     Most of what agents exchange is, and this is the cheapest way to know.
     """
     kind = value.__class__
     if kind is dict:
-        items = cast("dict[object, object]", value)
-        return _SCALARS.issuperset(map(type, items.values())) and _SCALARS.issuperset(map(type, items))
+        return _SCALARS.issuperset(map(type, cast("dict[object, object]", value).values()))
     if kind is list:
         return _SCALARS.issuperset(map(type, cast("list[object]", value)))
     return kind in _SCALARS
@@ -80,7 +79,7 @@ def decode_plain(data: bytes) -> Any:
     except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
         message = f"the stored bytes are no value: {error}"
         raise DecodeError(message) from error
-    if len(data) > MAX_DEPTH and not is_flat(value) and is_deep(data, value):
+    if len(data) > MAX_DEPTH and not _is_flat(value) and is_deep(data, value):
         message = f"the value is nested deeper than {MAX_DEPTH} levels"
         raise DecodeError(message)
     return value

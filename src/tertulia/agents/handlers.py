@@ -49,6 +49,7 @@ class Handlers:
             message = f"there is a handler for messages of type {name!r} already"
             raise InvalidInputError(message)
         parameters = _positional_parameters(function)
+        _check_kind(function, parameters)
         wants_transaction = parameters == 2  # noqa: PLR2004 - message and transaction
         streams = inspect.isasyncgenfunction(function)
         if wants_transaction and streams:
@@ -93,6 +94,15 @@ def _type_name(message_type: object) -> str:
         message = f"a message type is a name or a class, not {message_type!r}"
         raise InvalidInputError(message)
     return name
+
+
+def _check_kind(function: Function, parameters: int) -> None:
+    if inspect.isgeneratorfunction(function):
+        raise InvalidInputError(
+            "a handler that yields parts of a reply is an `async def`: a plain generator never runs"
+        )
+    if inspect.isasyncgenfunction(function) and parameters > 1:
+        raise InvalidInputError("a handler that yields parts of a reply takes the message only")
 
 
 def _positional_parameters(function: Function) -> int:

@@ -18,15 +18,15 @@ from tertulia.engines.base import DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import (
     AlreadySettledError,
     DecodeError,
-    EngineError,
     InvalidInputError,
+    MailboxFullError,
     Reject,
     RetryLater,
     SpaceClosedError,
     UnknownAgentError,
 )
 from tertulia.memory import check_seconds
-from tertulia.messaging.broker import MessageBroker
+from tertulia.messaging.broker import MessageBroker, check_count
 from tertulia.messaging.context import HANDLING, Handling
 from tertulia.messaging.delivery import PART_HEADER, Delivery, reply_send
 from tertulia.records import DeliveryMode, Message, Receipt, WhenFull, new_id
@@ -60,10 +60,7 @@ class MessagePassingAgent:
     ) -> None:
         self.agent_id = check_name(agent_id)
         self.broker = broker
-        if isinstance(concurrency, bool) or not 1 <= concurrency <= MAX_CONCURRENCY:
-            message = f"concurrency must be 1 to {MAX_CONCURRENCY}, not {concurrency!r}"
-            raise InvalidInputError(message)
-        self._concurrency = concurrency
+        self._concurrency = check_count("concurrency", concurrency, MAX_CONCURRENCY)
         self._lease = check_seconds("lease", lease)
         self._max_queue_size = max_queue_size
         self._when_full = when_full
@@ -192,7 +189,9 @@ class MessagePassingAgent:
             headers=type_headers(content),
             expires=deadline,
         )
-        reply = await desk.ask(message, self.broker.outbox.send_of(message), until)
+        if delivery_mode.__class__ is not DeliveryMode:
+            self.broker.outbox.send_of(message)  # says what is wrong
+        reply = await desk.ask(message, self.broker.outbox.trusted_send_of(message), until)
         return reply.content if type is None else convert(reply.content, type)
 
     async def request_stream(
@@ -266,7 +265,7 @@ class MessagePassingAgent:
             except (UnknownAgentError, SpaceClosedError) as end:
                 logger.info("agent %r stops: %s", self.agent_id, end)
                 return
-            except EngineError:
+            except Exception:  # noqa: BLE001 - one message must not end the agent; its lease runs out and it is retried
                 logger.exception("agent %r could not get or settle a message", self.agent_id)
                 await sleep(self.broker.outbox.clock, ENGINE_RETRY)
             finally:
@@ -293,9 +292,12 @@ class MessagePassingAgent:
                 await self._handle_specially(handler, claimed, message)
         except AlreadySettledError:
             logger.info("message %s of %r was settled by another attempt", message.id, self.agent_id)
-        except Exception as error:  # whatever a handler raises decides its message's fate
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises decides its message's fate
             await self._fail(broker.delivery(claimed, message), error)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not _is_being_cancelled():  # something that the handler awaited was cancelled, the agent was not
+                await self._fail(broker.delivery(claimed, message), error)
+                return
             await broker.delivery(claimed, message).release()
             raise
         finally:
@@ -329,12 +331,11 @@ class MessagePassingAgent:
         sends: tuple[Send, ...] = ()
         if message.reply_to is not None and message.id not in self._replied:
             sends = (reply_send(outbox, message, self.agent_id, result, headers),)
-        if claimed.transient:
-            for send in sends:
-                await outbox.engine.emit(send)
-        else:
+        if not claimed.transient:
             settle = Settle(claimed.mailbox, claimed.message_id, claimed.sequence)
             await outbox.commit(Commit((), (settle,), (), (), sends))
+        elif sends:
+            await outbox.engine.emit(sends[0])
         outbox.counters.acknowledged += 1
         outbox.note(message, "answered" if sends else "acknowledged")
 
@@ -361,7 +362,7 @@ class MessagePassingAgent:
             await parts.aclose()
         await self._finish(claimed, message, None, {PART_HEADER: f"end:{count}"})
 
-    async def _fail(self, delivery: Delivery, error: Exception) -> None:
+    async def _fail(self, delivery: Delivery, error: BaseException) -> None:
         """Do what the exception asks for; a requester is told at once, and its request is not tried again."""
         message = delivery.message
         if not isinstance(error, RetryLater | Reject):
@@ -370,9 +371,16 @@ class MessagePassingAgent:
             if isinstance(error, RetryLater) or not self._owes_reply(message):
                 await delivery.fail(error)
             else:
-                await delivery.fail_request(error, self.agent_id)
+                await self._fail_request(delivery, error)
         except AlreadySettledError:
             logger.info("message %s of %r was settled by another attempt", message.id, self.agent_id)
+
+    async def _fail_request(self, delivery: Delivery, error: BaseException) -> None:
+        try:
+            await delivery.fail_request(error, self.agent_id)
+        except MailboxFullError as full:  # where the reply was to go; the request is tried again later
+            logger.warning("agent %r cannot answer message %s: %s", self.agent_id, delivery.message.id, full)
+            await delivery.fail(error)
 
     def _owes_reply(self, message: Message) -> bool:
         return message.reply_to is not None and message.id not in self._replied
@@ -383,6 +391,11 @@ def _typed(message: Message, content_type: Any) -> Message:
         return replace(message, content=convert(message.content, content_type))
     except DecodeError as error:
         raise Reject(f"the content is no {content_type!r}: {error}") from error
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _result(result: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
@@ -25,7 +26,7 @@ from tertulia.messaging import dead_letters
 from tertulia.messaging.delivery import Delivery, message_of
 from tertulia.messaging.leases import LeaseKeeper
 from tertulia.messaging.mailbox import MessageQueue
-from tertulia.messaging.outbox import ROOM_TIMEOUT, Outbox
+from tertulia.messaging.outbox import ROOM_TIMEOUT, Outbox, check_id
 from tertulia.messaging.requests import RequestDesk
 from tertulia.records import (
     AgentInfo,
@@ -78,8 +79,9 @@ class MessageBroker:
         overtake one that is retried.
         """
         check_name(agent_id)
-        _check_count("max_queue_size", max_queue_size, MAX_QUEUE_SIZE)
-        _check_count("max_attempts", max_attempts, MAX_ATTEMPTS)
+        check_count("max_queue_size", max_queue_size, MAX_QUEUE_SIZE)
+        check_count("max_attempts", max_attempts, MAX_ATTEMPTS)
+        _check_choice(when_full)
         await self._engine.open_mailbox(DEAD_LETTERS + agent_id, dead_letters.OPTIONS)
         options = MailboxOptions(
             max_size=max_queue_size, when_full=when_full, max_attempts=max_attempts, ordered=ordered
@@ -177,6 +179,7 @@ class MessageBroker:
         `lease` seconds are over (see Delivery.extend). Raises UnknownAgentError.
         """
         check_name(agent_id)
+        lease = lease if lease is DEFAULT_LEASE else check_seconds("lease", lease)
         clock = self.outbox.clock
         wait = deadline = None
         if timeout is not None:
@@ -231,7 +234,7 @@ class MessageBroker:
 
     async def acknowledge(self, agent_id: str, message_id: str) -> None:
         """Take a message out of the agent's mailbox for good. Raises AlreadySettledError when it is not there."""
-        settle = Settle(check_name(agent_id), message_id)
+        settle = Settle(check_name(agent_id), check_id(message_id))
         await self._engine.settle(settle)
         self.outbox.counters.acknowledged += 1
 
@@ -274,6 +277,7 @@ class MessageBroker:
 
     async def dead_letters(self, agent_id: str, *, limit: int = 100) -> list[DeadLetter]:
         """Return the agent's dead letters, oldest first; also of an agent that was unregistered."""
+        check_count("limit", limit, dead_letters.MAX_DEAD_LETTERS)
         return await dead_letters.list_dead_letters(self.outbox, check_name(agent_id), limit)
 
     async def redeliver(self, agent_id: str, message_id: str | None = None) -> int:
@@ -345,7 +349,15 @@ class MessageBroker:
             self.outbox.note(Message(id=message_id, receiver=agent_id), "dropped", "the mailbox was full")
 
 
-def _check_count(name: str, count: object, limit: int) -> None:
+def check_count(name: str, count: object, limit: int) -> int:
+    """Return a count, or raise InvalidInputError unless it is a whole number from 1 to the limit."""
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= limit:
-        message = f"{name} must be a whole number from 1 to {limit:,}, not {count!r}"
+        message = f"{name} must be a whole number from 1 to {limit:,}, not {reprlib.repr(count)}"
+        raise InvalidInputError(message)
+    return count
+
+
+def _check_choice(when_full: object) -> None:
+    if not isinstance(when_full, WhenFull):
+        message = f"when_full must be a WhenFull, not {reprlib.repr(when_full)}"
         raise InvalidInputError(message)

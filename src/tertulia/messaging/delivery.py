@@ -9,17 +9,18 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import force_setattr
 
-from tertulia._codec import decoder_for, encode_message, is_deep, is_flat
+from tertulia._codec import decoder_for, encode_message, is_deep
 from tertulia._rules.retry import is_given_up, retry_delay
 from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import DecodeError, InvalidInputError, Reject, RetryLater
 from tertulia.memory import SharedMemory, check_seconds
-from tertulia.messaging.outbox import Outbox
+from tertulia.messaging.outbox import Outbox, encodable
 from tertulia.records import Message, new_id
 from tertulia.transaction import Transaction
 
 _MESSAGES = decoder_for(Message)
 ERROR_HEADER = "tertulia-error"  # on a reply: the handler failed; the content says how
+MAX_DETAIL = 4_096  # characters of an exception's text that a requester gets; as much as is kept of a traceback
 PART_HEADER = "tertulia-part"  # on a reply: its place in a stream; "end:N" closes a stream of N parts
 
 
@@ -115,32 +116,37 @@ class Delivery:
         retried with exponential backoff or, after the mailbox's `max_attempts`, goes to the dead letters.
         """
         if isinstance(error, RetryLater):
-            await self.release(delay=max(error.delay, 0.0))
-            return False
+            try:
+                await self.release(delay=error.delay)
+            except InvalidInputError as bad:  # a delay that is no delay is a failure like any other
+                error = bad
+            else:
+                return False
         if isinstance(error, Reject):
             await self.reject(error.reason, error="Reject")
             return True
         self._outbox.counters.failed += 1
         kind = type(error).__name__
-        text = _traceback(error)
+        reason, text = f"{kind}: {_text(error)}", _traceback(error)
         if self._claimed.transient or is_given_up(self.failures + 1, self._claimed.max_attempts):
-            await self.reject(f"{kind}: {error}", error=kind, traceback=text)
+            await self.reject(reason, error=kind, traceback=text)
             return True
-        note = self._outbox.failure(self.attempt, f"{kind}: {error}", kind, text)
+        note = self._outbox.failure(self.attempt, reason, kind, text)
         delay = retry_delay(self.failures + 1, self._outbox.jitter())
         await self._outbox.engine.release(self._claimed, delay=delay, counted=True, note=note)
-        self.mark_ended("failed", f"{kind}: {error}")
+        self.mark_ended("failed", reason)
         return False
 
-    async def fail_request(self, error: Exception, agent_id: str) -> None:
+    async def fail_request(self, error: BaseException, agent_id: str) -> None:
         """Answer the requester with the error and move the request to the dead letters, in one commit.
 
-        It is not retried: the requester knows, and decides. Raises AlreadySettledError.
+        It is not retried: the requester knows, and decides. Raises AlreadySettledError, and MailboxFullError when
+        the reply goes to a mailbox that is full.
         """
         outbox = self._outbox
         outbox.counters.failed += 1
         kind = type(error).__name__
-        detail = error.reason if isinstance(error, Reject) else str(error)
+        detail = _text(error)
         reply = reply_send(outbox, self.message, agent_id, detail, {ERROR_HEADER: kind})
         if self._claimed.transient:
             await outbox.engine.emit(reply)
@@ -251,6 +257,15 @@ def reply_send(
     return Send(receiver, reply_id, encode_message(reply, content, outbox.limit), optional=True)
 
 
+def _text(error: BaseException) -> str:
+    """Return an exception's text, cut to a few KiB, whatever it takes."""
+    try:
+        text = str(error)
+    except Exception as worse:  # noqa: BLE001 - the text is for people; its message's fate must not hang on it
+        text = f"its text cannot be shown ({type(worse).__name__})"
+    return encodable(text[:MAX_DETAIL])
+
+
 def _traceback(error: BaseException) -> str:
     return "".join(tracebacks.format_exception(error))
 
@@ -262,7 +277,7 @@ def message_of(claimed: Claimed) -> Message:
         message = _MESSAGES.decode(body)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise DecodeError(f"message {claimed.message_id!r} cannot be decoded: {error}") from error
-    if not is_flat(message.content) and is_deep(body, message.content):
+    if is_deep(body, message.content):
         raise DecodeError(f"the content of message {claimed.message_id!r} is nested too deep")
     # The message was made here a moment ago and nobody else has it, so it may still be completed.
     if message.receiver != claimed.mailbox:

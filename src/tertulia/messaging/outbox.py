@@ -63,26 +63,19 @@ class Outbox:
         Raises InvalidNameError, InvalidInputError, EncodeError, ValueTooLargeError.
         """
         _check_fields(message, delay)
-        receiver = message.receiver
-        if receiver.__class__ is not str or not receiver.startswith(REPLIES):
-            check_name(receiver)
-        return self.trusted_send_of(message, delay)
+        check_id(message.id)
+        return self.trusted_send_of(message, check_seconds("delay", delay, zero=True) if delay else 0.0)
 
     def trusted_send_of(self, message: Message, delay: float = 0.0) -> Send:
-        """Return the send of a message whose fields the library has set itself, all but the content."""
-        receiver = message.receiver
-        if not message.hops and (hops := path_so_far()):
+        """Return the send of a message whose fields the library has set itself, all but receiver and content."""
+        receiver = check_name(message.receiver)
+        hops = message.hops
+        if not hops and (hops := path_so_far()):
             message = replace(message, hops=hops)
         body = encode_message(message, message.content, self.limit)
-        if len(message.hops) > MAX_HOPS:
+        if len(hops) > MAX_HOPS:
             return self._loop(message, body, receiver, optional=False)
-        return Send(
-            receiver,
-            check_id(message.id),
-            body,
-            check_seconds("delay", delay, zero=True) if delay else 0.0,
-            message.delivery_mode is DeliveryMode.EXACTLY_ONCE,
-        )
+        return Send(receiver, message.id, body, delay, message.delivery_mode is DeliveryMode.EXACTLY_ONCE)
 
     def publish_of(self, topic: str, message: Message, delay: float = 0.0) -> Send | Publish:
         """Return the publication of a message; one that goes in circles goes to its sender's dead letters."""
@@ -154,7 +147,7 @@ class Outbox:
         failure = Failure(
             attempt=attempt,
             at=instant(self.time()),
-            reason=encodable(reason[:MAX_REASON]),
+            reason=encodable(str(reason)[:MAX_REASON]),
             error=encodable(error[:MAX_REASON]),
             traceback=encodable(traceback[-MAX_TRACEBACK:]),
         )
@@ -196,8 +189,9 @@ def _check_fields(message: Message, delay: float) -> None:
         raise InvalidInputError(f"the sender must be a string, not {reprlib.repr(message.sender)}")
     if message.headers is not None or message.reply_to is not None or message.correlation_id is not None:
         _check_optional_fields(message)
-    if message.expires is not None and not (isinstance(message.expires, (int, float)) and isfinite(message.expires)):
-        raise InvalidInputError(f"expires must be seconds since the epoch, not {reprlib.repr(message.expires)}")
+    expires: object = message.expires
+    if expires is not None and not (isinstance(expires, (int, float)) and isfinite(expires)):
+        raise InvalidInputError(f"expires must be seconds since the epoch, not {reprlib.repr(expires)}")
 
 
 def _check_optional_fields(message: Message) -> None:

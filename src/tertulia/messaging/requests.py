@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from math import inf
 
@@ -14,7 +15,9 @@ from tertulia._rules.deadlines import request_deadline
 from tertulia.engines.base import REPLIES, Claimed, Send
 from tertulia.errors import (
     DecodeError,
+    InvalidInputError,
     LoopError,
+    MailboxFullError,
     MessagingError,
     RemoteError,
     RequestTimeoutError,
@@ -49,36 +52,41 @@ class RequestDesk:
 
     async def ask(self, message: Message, send: Send, until: float) -> Message:
         """Send an addressed message and return the reply to it, if it comes `until` then (monotonic)."""
-        waiting = _Waiting(message, until)
-        await self._send(waiting, send)
+        waiting = self._expect(message, until)
         try:
-            while True:
-                reply = await waiting.next_reply()
-                if reply.headers is None:
-                    return reply
-                if PART_HEADER not in reply.headers:
-                    return _checked(reply)
-                if (whole := waiting.collect(reply)) is not None:
-                    return whole
+            await self._send(message, send, until)
+            reply = await waiting.first
+            if reply.headers is None:
+                return reply
+            if PART_HEADER not in reply.headers:
+                return _checked(reply)
+            rest = waiting.parts()
+            parts: list[object] = []
+            while not rest.is_end(reply):
+                parts.append(reply.content)
+                reply = _checked(await rest.next_reply())
+            return replace(reply, content=parts, headers=None)
         finally:
-            self._pending.pop(message.id, None)
+            del self._pending[message.id]
 
     async def stream(self, message: Message, timeout: float) -> AsyncIterator[Message]:
         """Send the message and iterate over the parts of its reply."""
         message, until = self.addressed(message, timeout)
-        waiting = _Waiting(message, until)
-        await self._send(waiting, self._outbox.send_of(message))
+        send = self._outbox.send_of(message)
+        waiting = self._expect(message, until)
         try:
+            await self._send(message, send, until)
+            reply = await waiting.first
             while True:
-                reply = await waiting.next_reply()
                 if reply.headers is None or PART_HEADER not in reply.headers:
                     yield _checked(reply)
                     return
-                if waiting.is_end(reply):
+                if waiting.parts().is_end(reply):
                     return
                 yield reply
+                reply = await waiting.parts().next_reply()
         finally:
-            self._pending.pop(message.id, None)
+            del self._pending[message.id]
 
     def close(self) -> None:
         """End every request that waits with SpaceClosedError."""
@@ -110,25 +118,31 @@ class RequestDesk:
                 raise RequestTimeoutError(receiver, message_id, 0.0)
         return deadline, self._clock.monotonic() + (deadline - now)
 
-    async def _send(self, waiting: _Waiting, send: Send) -> None:
-        outbox = self._outbox
-        message = waiting.message
+    def _expect(self, message: Message, until: float) -> _Waiting:
+        """Get ready for replies to a message that is about to be sent."""
         if self._stop is None:
             self._stop = self._engine.listen(self.address, self._on_reply)
-        self._pending[message.id] = waiting
-        self._alarm.ring_at(waiting.until)
-        try:
-            if message.delivery_mode is not DeliveryMode.AT_MOST_ONCE:
-                await outbox.store(send, timeout=waiting.until - self._clock.monotonic())
-            elif not await self._engine.emit(send):
+        if message.id in self._pending:
+            raise InvalidInputError(f"a request with the id {message.id!r} is waiting for its reply already")
+        waiting = self._pending[message.id] = _Waiting(message, until)
+        self._alarm.ring_at(until)
+        return waiting
+
+    async def _send(self, message: Message, send: Send, until: float) -> None:
+        """Send a request; a full mailbox's room is waited for no longer than the reply would be."""
+        outbox = self._outbox
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+            if not await self._engine.emit(send):
                 raise MessagingError(f"{message.receiver!r} does not take messages now")
-            if send.mailbox != message.receiver:
-                raise LoopError(message.receiver, message.hops)
-        except BaseException:
-            self._pending.pop(message.id, None)
-            raise
+        else:
+            try:
+                await self._engine.send(send)
+            except MailboxFullError:
+                await outbox.store(send, timeout=until - self._clock.monotonic())
         outbox.counters.sent += 1
         outbox.note(message, "sent")
+        if send.mailbox != message.receiver:
+            raise LoopError(message.receiver, message.hops)
 
     def _on_reply(self, claimed: Claimed) -> None:
         try:
@@ -156,26 +170,59 @@ class RequestDesk:
 
 
 class _Waiting:
-    """One request and the replies to it that nobody has taken yet."""
+    """One request, and the replies to it: the first, which mostly is the only one, and those of a stream."""
 
-    __slots__ = ("_error", "_expected", "_future", "_parts", "_replies", "message", "until")
+    __slots__ = ("first", "message", "rest", "until")
 
     def __init__(self, message: Message, until: float) -> None:
         self.message = message
         self.until = until
-        self._replies: list[Message] = []
-        self._future: asyncio.Future[None] | None = None
+        self.first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.rest: _Rest | None = None  # made when the first reply turns out to be a part
+
+    def add(self, reply: Message) -> None:
+        """Take a reply that has come."""
+        if not self.first.done():
+            self.first.set_result(reply)
+        elif self.rest is not None:
+            self.rest.add(reply)
+        else:
+            self.rest = _Rest(reply)
+
+    def fail(self, error: Exception) -> None:
+        """End the request with an error, unless it has all it waits for."""
+        if not self.first.done():
+            self.first.set_exception(error)
+            self.first.exception()  # if nobody awaits it any more, that is no fault
+            return
+        if self.rest is None:
+            self.rest = _Rest()
+        self.rest.fail(error)
+
+    def parts(self) -> _Rest:
+        """Return the replies after the first, for a stream."""
+        if self.rest is None:
+            self.rest = _Rest()
+        return self.rest
+
+
+class _Rest:
+    """The replies of a stream after the first, and the place of the next part."""
+
+    def __init__(self, *replies: Message) -> None:
+        self._replies = deque(replies)
+        self._next: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._expected = 0
-        self._parts: list[object] = []
 
     async def next_reply(self) -> Message:
+        """Return the next reply. Raises what the request failed with."""
         while not self._replies:
             if self._error is not None:
                 raise self._error
-            self._future = asyncio.get_running_loop().create_future()
-            await self._future
-        return self._replies.pop(0)
+            self._next = asyncio.get_running_loop().create_future()
+            await self._next
+        return self._replies.popleft()
 
     def add(self, reply: Message) -> None:
         self._replies.append(reply)
@@ -186,8 +233,8 @@ class _Waiting:
         self._wake()
 
     def _wake(self) -> None:
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
 
     def is_end(self, reply: Message) -> bool:
         """Check a part's place in its stream; tell whether it closes it. Raises StreamBrokenError."""
@@ -198,13 +245,6 @@ class _Waiting:
             raise StreamBrokenError(reply.sender, self._expected, place)
         self._expected += not ends
         return ends
-
-    def collect(self, reply: Message) -> Message | None:
-        """Gather the parts of a stream; return one reply with all of them once it is closed."""
-        if self.is_end(reply):
-            return replace(reply, content=self._parts, headers=None)
-        self._parts.append(reply.content)
-        return None
 
 
 def _checked(reply: Message) -> Message:
