@@ -81,6 +81,7 @@ class Outbox:
         """Return the publication of a message; one that goes in circles goes to its sender's dead letters."""
         check_topic(topic)
         _check_fields(message, delay)
+        check_id(message.id)
         if message.topic != topic or not message.hops:
             message = replace(message, topic=topic, hops=message.hops or path_so_far())
         body = encode_message(message, message.content, self.limit)
@@ -88,7 +89,7 @@ class Outbox:
             return self._loop(message, body, message.sender, optional=True)
         return Publish(
             topic,
-            check_id(message.id),
+            message.id,
             body,
             check_seconds("delay", delay, zero=True) if delay else 0.0,
             message.delivery_mode is DeliveryMode.EXACTLY_ONCE,
