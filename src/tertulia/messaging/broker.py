@@ -127,8 +127,6 @@ class MessageBroker:
         sent = await outbox.store(send, timeout=timeout)
         outbox.counters.sent += 1
         outbox.note(message, "duplicate" if sent.duplicate else "sent")
-        if sent.dropped:
-            self._log_dropped(sent.dropped)
         letter = send.mailbox != message.receiver
         return Receipt(message.id, 0 if letter else sent.delivered, sent.duplicate, sent.dropped, letter)
 
@@ -154,7 +152,6 @@ class MessageBroker:
         sent = await self.outbox.store(send, timeout=timeout)
         self.outbox.counters.sent += sent.delivered
         self.outbox.note(message, "published", f"{topic} to {sent.delivered}")
-        self._log_dropped(sent.dropped)
         return Receipt(message.id, sent.delivered, sent.duplicate, sent.dropped)
 
     async def subscribe(self, agent_id: str, topic: str) -> bool:
@@ -342,11 +339,6 @@ class MessageBroker:
         """End the requests that wait; the space calls it when it closes."""
         self.desk.close()
         self.leases.close()
-
-    def _log_dropped(self, dropped: tuple[tuple[str, str], ...]) -> None:
-        for agent_id, message_id in dropped:
-            self.outbox.counters.dropped += 1
-            self.outbox.note(Message(id=message_id, receiver=agent_id), "dropped", "the mailbox was full")
 
 
 def check_count(name: str, count: object, limit: int) -> int:

@@ -97,7 +97,7 @@ class Delivery:
         """Move the message to the dead letters, with its history. Raises AlreadySettledError."""
         if not self._claimed.transient:
             note = self._outbox.failure(self.attempt, reason, error, traceback)
-            await self._outbox.engine.commit(self.dead_letter_commit(note))
+            await self._outbox.commit(self.dead_letter_commit(note), timeout=0)
         self.mark_ended("dead-lettered", reason)
 
     async def extend(self, lease: float = DEFAULT_LEASE) -> None:
@@ -154,7 +154,7 @@ class Delivery:
             reason = detail if isinstance(error, Reject) else f"{kind}: {detail}"
             note = outbox.failure(self.attempt, reason, kind, _traceback(error))
             letter = self.dead_letter_commit(note)
-            await outbox.engine.commit(Commit((), letter.settles, (), (), (*letter.sends, reply)))
+            await outbox.commit(Commit((), letter.settles, (), (), (*letter.sends, reply)), timeout=0)
         self.mark_ended("dead-lettered", f"{kind}: {detail}")
 
     async def __aenter__(self) -> Self:

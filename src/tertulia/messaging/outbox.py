@@ -98,20 +98,30 @@ class Outbox:
     async def store(self, send: Send | Publish, *, timeout: float = ROOM_TIMEOUT) -> Sent:
         """Commit one send; see `commit`."""
         try:
-            return await self.engine.send(send)
+            sent = await self.engine.send(send)
         except MailboxFullError as full:
             if not full.waits or timeout <= 0:
                 raise
-            return (await self._commit_when_room(Commit(sends=(send,)), full.agent_id, timeout)).sent[0]
+            sent = (await self._commit_when_room(Commit(sends=(send,)), full.agent_id, timeout)).sent[0]
+        if sent.dropped:
+            self.log_dropped(sent.dropped)
+        return sent
 
     async def commit(self, commit: Commit, *, timeout: float = ROOM_TIMEOUT) -> Committed:
-        """Commit; where a full mailbox's owner lets senders wait, wait for room up to `timeout` seconds."""
+        """Commit; where a full mailbox's owner lets senders wait, wait for room up to `timeout` seconds.
+
+        What had to go from a mailbox whose owner drops the oldest is written down.
+        """
         try:
-            return await self.engine.commit(commit)
+            committed = await self.engine.commit(commit)
         except MailboxFullError as full:
             if not full.waits or timeout <= 0:
                 raise
-            return await self._commit_when_room(commit, full.agent_id, timeout)
+            committed = await self._commit_when_room(commit, full.agent_id, timeout)
+        for sent in committed.sent:
+            if sent.dropped:
+                self.log_dropped(sent.dropped)
+        return committed
 
     async def _commit_when_room(self, commit: Commit, agent_id: str, timeout: float) -> Committed:
         deadline = self.clock.monotonic() + timeout
@@ -130,6 +140,12 @@ class Outbox:
         for message in messages:
             self.counters.sent += 1
             self.note(message, "sent")
+
+    def log_dropped(self, dropped: tuple[tuple[str, str], ...]) -> None:
+        """Write down which messages had to go to make room."""
+        for agent_id, message_id in dropped:
+            self.counters.dropped += 1
+            self.note(Message(id=message_id, receiver=agent_id), "dropped", "the mailbox was full")
 
     def note(self, message: Message, status: str, detail: str = "") -> None:
         """Write down what happened to a message."""

@@ -136,7 +136,8 @@ class RequestDesk:
                 raise MessagingError(f"{message.receiver!r} does not take messages now")
         else:
             try:
-                await self._engine.send(send)
+                if dropped := (await self._engine.send(send)).dropped:
+                    outbox.log_dropped(dropped)
             except MailboxFullError:
                 await outbox.store(send, timeout=until - self._clock.monotonic())
         outbox.counters.sent += 1
