@@ -94,8 +94,7 @@ class RequestDesk:
             self._stop()
         self._alarm.cancel()
         for waiting in self._pending.values():
-            waiting.fail(SpaceClosedError())
-        self._pending.clear()
+            waiting.fail(SpaceClosedError())  # each is dropped by the call that waits for it
 
     def addressed(self, message: Message, timeout: float) -> tuple[Message, float]:
         """Return the message with reply address and deadline, and when that is on the monotonic clock."""
