@@ -292,6 +292,11 @@ class SharedMemory:
         changes were missed. The callback, plain or async, runs after the write, beside the writer. One that fails
         is logged and stays subscribed. Subscribing the same pair again changes nothing.
         """
+        key_matcher(pattern)
+        if not callable(callback):
+            raise InvalidInputError(
+                f"a callback is called with (key, event, value): {reprlib.repr(callback)} cannot be"
+            )
         place = (pattern, callback)
         if place in self._subscriptions:
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from math import inf
 
 from msgspec.structs import replace
 
@@ -24,7 +23,7 @@ from tertulia.errors import (
     SpaceClosedError,
     StreamBrokenError,
 )
-from tertulia.memory import check_seconds
+from tertulia.memory import MAX_SECONDS, check_seconds
 from tertulia.messaging.context import HANDLING
 from tertulia.messaging.delivery import ERROR_HEADER, PART_HEADER, message_of
 from tertulia.messaging.outbox import Outbox
@@ -106,7 +105,7 @@ class RequestDesk:
 
         Raises RequestTimeoutError when the request that is being handled is over already.
         """
-        if timeout.__class__ is not float or not 0.0 < timeout < inf:
+        if timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
             timeout = check_seconds("timeout", timeout)
         handling = HANDLING.get()
         now = self._outbox.time()
