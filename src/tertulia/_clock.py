@@ -65,19 +65,19 @@ async def sleep(clock: Clock, delay: float) -> None:
 
 
 class Alarm:
-    """One timer for many deadlines: it rings at the earliest, and who is rung sets it again."""
+    """One timer for many deadlines: it rings at the earliest (`at`, monotonic), and who is rung sets it again."""
 
-    __slots__ = ("_at", "_callback", "_clock", "_timer")
+    __slots__ = ("_callback", "_clock", "_timer", "at")
 
     def __init__(self, clock: Clock, callback: Callable[[], None]) -> None:
         self._clock = clock
         self._callback = callback
-        self._at = inf
+        self.at = inf
         self._timer: TimerHandle | None = None
 
     def ring_at(self, when: float) -> None:
         """Ring at an instant of the monotonic clock, or earlier if that was asked for."""
-        if when < self._at:
+        if when < self.at:
             self._set(when, when - self._clock.monotonic())
 
     def ring_in(self, delay: float) -> None:
@@ -88,15 +88,15 @@ class Alarm:
         """Do not ring."""
         if self._timer is not None:
             self._timer.cancel()
-        self._at = inf
+        self.at = inf
 
     def _set(self, when: float, delay: float) -> None:
         self.cancel()
-        self._at = when
+        self.at = when
         self._timer = self._clock.call_later(delay, self._ring)
 
     def _ring(self) -> None:
-        self._at = inf
+        self.at = inf
         self._timer = None
         self._callback()
 

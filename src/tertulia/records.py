@@ -254,7 +254,7 @@ class Message(Struct, frozen=True, kw_only=True, array_like=True):
         }
 
 
-class Receipt(Struct, frozen=True):
+class Receipt(Struct, frozen=True, gc=False):
     """What became of a send or publish.
 
     `delivered`: how many mailboxes hold the message now (or, at most once, how many it was handed to).

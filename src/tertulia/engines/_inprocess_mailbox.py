@@ -121,9 +121,9 @@ class Mailbox:
 
     def store(self, send: Send | Publish) -> Sent:
         """Store a message that was judged to fit, unless its id is known."""
-        if self.knows(send):
-            return _DUPLICATE
         message_id = send.message_id
+        if message_id in self.stored or (send.dedupe and self.knows(send)):
+            return _DUPLICATE
         schedule = self.schedule
         schedule.sequence = sequence = schedule.sequence + 1
         notes = send.notes if isinstance(send, Send) else ()
@@ -183,6 +183,9 @@ class Mailbox:
         """Claim up to `limit` messages, oldest first."""
         taken: list[Claimed] = []
         options = self.options
+        if not self.ready and not self.returned:
+            return taken
+        until = self.schedule.monotonic() + lease
         while len(taken) < limit and (self.ready or self.returned):
             if options.ordered and (self.leased or self._delayed_is_first()):
                 break
@@ -194,7 +197,9 @@ class Mailbox:
                 taken.append(Claimed(self.name, item.message_id, item.body, item.sequence, transient=True))
                 continue
             item.attempt += 1
-            self.lease(item, lease)
+            item.state = _LEASED
+            item.lease_until = until
+            self.leased[item.message_id] = item
             taken.append(
                 Claimed(
                     self.name,
@@ -205,10 +210,12 @@ class Mailbox:
                     item.failures,
                     item.notes,
                     False,  # noqa: FBT003 - positional for speed: `transient`
-                    item.lease_until,
+                    until,
                     options.max_attempts,
                 )
             )
+        if taken and until < self.schedule.alarm.at:
+            self.schedule.alarm.ring_at(until)
         return taken
 
     def _next_ready(self) -> Item | None:

@@ -74,6 +74,10 @@ class Store:
 
     def send(self, send: Send | Publish) -> Sent:
         """Commit one send."""
+        if isinstance(send, Send):
+            box = self.boxes.get(send.mailbox)
+            if box is not None and len(box.stored) < box.options.max_size:
+                return box.store(send)  # the usual case: it is there and has room
         self._judge_sends((send,), ())
         return self._send(send)
 

@@ -192,10 +192,10 @@ class InProcessEngine(Engine):
             return taken
         deadline = None if wait is None else self._clock.monotonic() + wait
         while await self._wait_in(box.claimants, deadline):
-            if box.closed:
-                raise UnknownAgentError(mailbox)
             if taken := box.take(limit, lease):
                 return taken
+            if box.closed:
+                raise UnknownAgentError(mailbox)
         return []
 
     async def _wait_in(self, queue: deque[asyncio.Future[bool]], deadline: float | None) -> bool:

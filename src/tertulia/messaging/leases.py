@@ -26,7 +26,8 @@ class LeaseKeeper:
             return
         renew_at = claimed.lease_until - lease * (1 - RENEW_AT)
         self._held[claimed.sequence] = (claimed, lease, renew_at)
-        self._alarm.ring_at(renew_at)
+        if renew_at < self._alarm.at:
+            self._alarm.ring_at(renew_at)
 
     def drop(self, claimed: Claimed) -> None:
         """Let the lease run its course."""

@@ -63,7 +63,6 @@ class Outbox:
         Raises InvalidNameError, InvalidInputError, EncodeError, ValueTooLargeError.
         """
         _check_fields(message, delay)
-        check_id(message.id)
         return self.trusted_send_of(message, check_seconds("delay", delay, zero=True) if delay else 0.0)
 
     def trusted_send_of(self, message: Message, delay: float = 0.0) -> Send:
@@ -81,7 +80,6 @@ class Outbox:
         """Return the publication of a message; one that goes in circles goes to its sender's dead letters."""
         check_topic(topic)
         _check_fields(message, delay)
-        check_id(message.id)
         if message.topic != topic or not message.hops:
             message = replace(message, topic=topic, hops=message.hops or path_so_far())
         body = encode_message(message, message.content, self.limit)
@@ -197,6 +195,7 @@ def encodable(text: str) -> str:
 
 def _check_fields(message: Message, delay: float) -> None:
     """Raise InvalidInputError for fields that the receiver could not read back, or that ask for the impossible."""
+    check_id(message.id)
     mode = message.delivery_mode
     if mode.__class__ is not DeliveryMode:
         raise InvalidInputError(f"delivery_mode must be a DeliveryMode, not {reprlib.repr(mode)}")
