@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from random import Random
 from time import perf_counter
@@ -15,6 +16,7 @@ from tertulia import Message, Space, connect
 FEW_KEYS = 1_000
 FEW_MAILBOXES = 10
 LIMIT = 1.5
+SEED = 7  # every run draws the same places
 
 # Does one operation at each of the places, a key or an agent; asserts, and returns the seconds.
 Operation = Callable[[Space, list[str]], Awaitable[float]]
@@ -68,12 +70,12 @@ async def exchange(space: Space, places: list[str]) -> float:
     return seconds
 
 
-def at_random(operation: Operation, space: Space, name: Callable[[int], str], size: int) -> Sampler:
-    """Do the operation at places drawn evenly from all of them; their names are new strings, as users' are."""
-    draw = Random(size)  # noqa: S311 - it spreads a workload, it guards nothing
+def at_random(operation: Operation, space: Space, name: Callable[[int], str], places: Sequence[int]) -> Sampler:
+    """Do the operation at places drawn evenly from these; their names are new strings, as users' are."""
+    draw = Random(SEED)  # noqa: S311 - it spreads a workload, it guards nothing
 
     async def sample(count: int) -> float:
-        return await operation(space, [name(draw.randrange(size)) for _ in range(count)])
+        return await operation(space, [name(place) for place in draw.choices(places, k=count)])
 
     return sample
 
@@ -95,14 +97,23 @@ async def space_of(*, keys: int, mailboxes: int) -> AsyncIterator[Space]:
 
 
 @asynccontextmanager
-async def _more_keys(operation: Operation, scale: Scale) -> AsyncIterator[Pair]:
+async def _more_keys(operation: Operation, spread: int | None, scale: Scale) -> AsyncIterator[Pair]:
+    """Work on `spread` keys (None: all of them) of a space that has few, and of one that has many."""
     async with AsyncExitStack() as stack:
         sides: list[Sampler] = []
         for keys in (FEW_KEYS, scale.keys):
             space = await stack.enter_async_context(space_of(keys=keys, mailboxes=FEW_MAILBOXES))
-            name, size = (agent_name, FEW_MAILBOXES) if operation is exchange else (key_name, keys)
-            sides.append(at_random(operation, space, name, size))
+            if operation is exchange:
+                sides.append(at_random(operation, space, agent_name, range(FEW_MAILBOXES)))
+            else:
+                places = working_set(keys, spread)
+                sides.append(at_random(operation, space, key_name, places))
         yield Pair(*sides)
+
+
+def working_set(size: int, spread: int | None) -> Sequence[int]:
+    """Return so many places, strewn over a space of that size."""
+    return range(size) if spread is None else Random(SEED).sample(range(size), spread)  # noqa: S311 - as above
 
 
 @asynccontextmanager
@@ -112,24 +123,23 @@ async def _more_mailboxes(operation: Operation, scale: Scale) -> AsyncIterator[P
         for mailboxes in (FEW_MAILBOXES, scale.mailboxes):
             space = await stack.enter_async_context(space_of(keys=FEW_KEYS, mailboxes=mailboxes))
             name, size = (agent_name, mailboxes) if operation is exchange else (key_name, FEW_KEYS)
-            sides.append(at_random(operation, space, name, size))
+            sides.append(at_random(operation, space, name, range(size)))
         yield Pair(*sides)
 
 
 @asynccontextmanager
 async def _dict(scale: Scale) -> AsyncIterator[Pair]:
-    """A bare dict of as many keys: what the machine's caches alone make of it."""
+    """A bare dict of as many keys: what the machine's caches alone make of keys drawn from all of them."""
 
     def side(size: int) -> Sampler:
         values = {key_name(number): dict(CONTENT) for number in range(size)}
-
-        draw = Random(size)  # noqa: S311 - as above
+        draw = Random(SEED)  # noqa: S311 - as above
 
         async def sample(count: int) -> float:
-            places = [key_name(draw.randrange(size)) for _ in range(count)]
+            keys = [key_name(place) for place in draw.choices(range(size), k=count)]
             value: Any = None
             start = perf_counter()
-            for key in places:
+            for key in keys:
                 value = values.get(key)
             seconds = perf_counter() - start
             assert value == CONTENT
@@ -140,34 +150,33 @@ async def _dict(scale: Scale) -> AsyncIterator[Pair]:
     yield Pair(side(FEW_KEYS), side(scale.keys))
 
 
-def _row(kind: str, name: str, operation: Operation, what: str) -> Row:
-    few, setting = (
-        (f"{FEW_KEYS:,} keys", _more_keys) if kind == "keys" else (f"{FEW_MAILBOXES} mailboxes", _more_mailboxes)
-    )
+# --- Rows ----------------------------------------------------------------------------------------
+
+
+def _row(name: str, what: str, peer: str, measure: Callable[[Scale], AbstractAsyncContextManager[Pair]]) -> Row:
     return Row(
-        name=f"growth-{kind}-{name}",
-        what=f"{what} among many {kind}",
-        peer=f"itself among {few}",
+        name=f"growth-{name}",
+        what=what,
+        peer=f"itself, {peer}",
         target=LIMIT,
         direction=Direction.TIME_AT_MOST,
-        measure=partial(setting, operation),
+        measure=measure,
     )
 
 
-OPERATIONS = (
-    ("read", read, "memory.read"),
-    ("write", write, "memory.write"),
-    ("exchange", exchange, "send + receive + acknowledge"),
-)
+FEW = f"{FEW_KEYS:,} keys"
+FEW_BOXES = f"{FEW_MAILBOXES} mailboxes"
+EXCHANGE = "send + receive + acknowledge"
 
 ROWS = (
-    *(_row(kind, name, operation, what) for kind in ("keys", "mailboxes") for name, operation, what in OPERATIONS),
-    Row(
-        name="growth-keys-dict",
-        what="a bare dict's get among many keys",
-        peer=f"itself among {FEW_KEYS:,} keys",
-        target=None,
-        direction=Direction.TIME_AT_MOST,
-        measure=_dict,
-    ),
+    _row("keys-read", f"memory.read, the same {FEW} among many", FEW, partial(_more_keys, read, FEW_KEYS)),
+    _row("keys-write", f"memory.write, the same {FEW} among many", FEW, partial(_more_keys, write, FEW_KEYS)),
+    _row("keys-read-cold", "memory.read, any of many keys", FEW, partial(_more_keys, read, None)),
+    _row("keys-write-cold", "memory.write, any of many keys", FEW, partial(_more_keys, write, None)),
+    # What the processor's caches alone make of keys drawn from all of many, to judge the two above by.
+    replace(_row("keys-dict-cold", "a bare dict's get, any of many keys", FEW, _dict), target=None),
+    _row("keys-exchange", f"{EXCHANGE} beside many keys", FEW, partial(_more_keys, exchange, None)),
+    _row("mailboxes-read", "memory.read beside many mailboxes", FEW_BOXES, partial(_more_mailboxes, read)),
+    _row("mailboxes-write", "memory.write beside many mailboxes", FEW_BOXES, partial(_more_mailboxes, write)),
+    _row("mailboxes-exchange", f"{EXCHANGE}, any of many mailboxes", FEW_BOXES, partial(_more_mailboxes, exchange)),
 )

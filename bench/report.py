@@ -26,6 +26,8 @@ def print_report(console: Console, results: Sequence[Result], settings: Settings
         "(quartiles; lowest to highest). Times: median per operation.",
         style="dim",
     )
+    scale = settings.scale
+    console.print(f"Many: {scale.keys:,} keys, {scale.mailboxes:,} mailboxes.", style="dim")
     console.print(machine_line(machine), style="dim")
     for result in results:
         if result.missing is not None:

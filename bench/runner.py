@@ -19,10 +19,13 @@ FIRST_COUNT = 50  # operations of the first warm-up sample; what follows is size
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How thoroughly to measure: rounds, seconds that one sample lasts, and the size of the settings."""
+    """How thoroughly to measure: rounds, seconds that one sample lasts, and the size of the settings.
 
-    rounds: int = 15
-    sample: float = 0.1
+    Samples are short and rounds many, so that the two samples of a round meet the same state of the machine.
+    """
+
+    rounds: int = 31
+    sample: float = 0.03
     scale: Scale = field(default_factory=Scale)
 
     def __post_init__(self) -> None:
