@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -157,7 +158,7 @@ async def test_retrying_later_counts_no_failure_however_often(space: Space, cloc
     async with worker:
         await space.broker.send(Message(receiver="worker"))
         await clock.advance(100)
-    assert [later - earlier for earlier, later in zip(attempts, attempts[1:], strict=False)] == [10.0] * 4
+    assert [later - earlier for earlier, later in pairwise(attempts)] == [10.0] * 4
     assert await space.broker.dead_letters("worker") == []
     assert (await space.broker.get_stats()).failed == 0
 
