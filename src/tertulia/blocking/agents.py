@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tertulia.agents import memory_aware, message_passing
 from tertulia.agents.handlers import Function as HandlerFunction
 from tertulia.blocking.faces import MessageBroker, SharedMemory
+from tertulia.blocking.portal import Session
 from tertulia.blocking.proxy import Entered, Proxy, blocks, hand_over, iterates, stands_for
 from tertulia.engines.base import DEFAULT_LEASE
 from tertulia.errors import SpaceClosedError
@@ -27,8 +28,8 @@ class MemoryAwareAgent(Proxy[memory_aware.MemoryAwareAgent]):
     """An agent with a state of its own in the memory; see tertulia.MemoryAwareAgent."""
 
     def __init__(self, agent_id: str, memory: SharedMemory) -> None:
-        session, target = memory._session, memory._target
-        self._take(session, session.call(lambda _: memory_aware.MemoryAwareAgent(agent_id, target)))
+        session, target = memory.portal_parts()
+        self.portal_bind(session, session.call(lambda _: memory_aware.MemoryAwareAgent(agent_id, target)))
 
     @property
     def agent_id(self) -> str:
@@ -68,9 +69,9 @@ class MessagePassingAgent(Entered[message_passing.MessagePassingAgent]):
         max_attempts: int = 5,
         ordered: bool = False,
     ) -> None:
-        target = broker._target
+        session, target = broker.portal_parts()
         make = message_passing.MessagePassingAgent
-        agent = broker._session.call(
+        agent = session.call(
             lambda _: make(
                 agent_id,
                 target,
@@ -82,10 +83,11 @@ class MessagePassingAgent(Entered[message_passing.MessagePassingAgent]):
                 ordered=ordered,
             )
         )
-        self._take(broker._session, agent)
+        self.portal_bind(session, agent)
 
-    def _take(self, session: Any, target: Any) -> None:
-        super()._take(session, target)
+    def portal_bind(self, session: Session, target: message_passing.MessagePassingAgent) -> None:
+        """Make this the proxy of an agent."""
+        super().portal_bind(session, target)
         self._stopped = asyncio.Event()
 
     @property
@@ -129,11 +131,15 @@ class MessagePassingAgent(Entered[message_passing.MessagePassingAgent]):
 
         KeyboardInterrupt stops the agent, as `stop` does, and goes on.
         """
-        with self, suppress(SpaceClosedError):
-            self._session.call(lambda _: self._stopped.wait())
+        try:
+            self.start()
+            with suppress(SpaceClosedError):
+                self._session.call(lambda _: self._stopped.wait())
+        finally:
+            self.__exit__()
 
     def __enter__(self) -> MessagePassingAgent:  # noqa: PYI034 - not meant to be subclassed
-        self.start()
+        self._session.call(lambda _: self._start(), lambda _: self._stop(0.0))
         return self
 
     def __exit__(self, *_: object) -> bool:

@@ -75,7 +75,7 @@ class SharedMemory(Proxy[memory.SharedMemory]):
 
         With `type` the value is checked and rebuilt as that type. Raises DecodeError when it is none.
         """
-        return self._call("read", key, reader=reader, default=default, type=type)
+        return self.portal_call("read", key, reader=reader, default=default, type=type)
 
 
 @stands_for(regions.MemoryRegion)
@@ -83,8 +83,8 @@ class MemoryRegion(Proxy[regions.MemoryRegion]):
     """The keys of one region, for the agents that were granted access; see tertulia.MemoryRegion."""
 
     def __init__(self, name: str, memory: SharedMemory) -> None:
-        session = memory._session
-        self._take(session, session.call(lambda _: regions.MemoryRegion(name, memory._target)))
+        session, target = memory.portal_parts()
+        self.portal_bind(session, session.call(lambda _: regions.MemoryRegion(name, target)))
 
     @property
     def name(self) -> str:
@@ -144,7 +144,7 @@ class Delivery(Entered[delivery.Delivery]):
 
     def transaction(self) -> DeliveryTransaction:
         """Return a transaction that acknowledges this message with its commit: all of it once, or nothing."""
-        return self._call("transaction")
+        return self.portal_call("transaction")
 
     @property
     def message(self) -> Message:
@@ -183,7 +183,7 @@ class DeliveryTransaction(Transaction):
     @property
     def delivery(self) -> Delivery:
         """The delivery that ends with the commit."""
-        return Delivery._of(self._session, self._target.delivery)
+        return Delivery.portal_of(self._session, self._target.delivery)
 
     @property
     def idempotency_key(self) -> str:

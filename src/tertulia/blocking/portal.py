@@ -27,6 +27,7 @@ from tertulia.errors import SpaceClosedError
 
 CANCEL_GRACE = 5.0  # seconds that an interrupted call waits for its own end: cancelling takes no longer than a commit
 CLOSE_GRACE = 5.0  # seconds that closing waits for plain functions; their calls fail at once by then
+SIGNAL_CHECK = 0.5  # seconds until a signal is noticed that came just before the wait, or on Windows at any time
 EXIT_GRACE = 5.0  # seconds that the interpreter's exit waits for each space that was left open
 
 Work = Callable[["Call"], Any]
@@ -63,7 +64,7 @@ class Portal:
         if self.forked:
             message = "this space was opened before a fork: open it again in the child process"
             raise RuntimeError(message)
-        if threading.get_ident() == self._thread.ident:
+        if threading.current_thread() is self._thread:  # not by its number, which a later thread may have
             message = (
                 "a blocking call on the portal's own thread would wait for itself: "
                 "let the function be a plain one (it then runs in a worker thread), not `async def`"
@@ -116,16 +117,23 @@ class Portal:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner() as runner:
+                try:
+                    runner.run(self._serve())
+                finally:
+                    self._end()  # before what is left is cancelled, so that whoever is told finds it ended
         except BaseException:  # noqa: BLE001 - a task let out SystemExit or worse, which ends every event loop
             logger.critical("the portal ended; every space opened by tertulia.blocking is closed", exc_info=True)
         finally:
-            with self._lock:
-                self._ended = True
-                left = list(self._calls)
-            for call in left:  # handed over, but the loop was already closing
+            for call in self._end():  # handed over, but the loop was already closing
                 call.finish(None, SpaceClosedError())
             self._ready.set()
+
+    def _end(self) -> list[Call]:
+        """Take no more calls; return those that have not ended."""
+        with self._lock:
+            self._ended = True
+            return list(self._calls)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -166,7 +174,7 @@ class Session:
         if not self.portal.begin_close(self):
             return
         try:
-            if self.portal.usable:
+            with suppress(SpaceClosedError):  # the portal has ended before
                 Call(self, self._close, None, closes=True).make(grace)
         finally:
             self.workers.close(CLOSE_GRACE if grace is None else grace)
@@ -204,7 +212,7 @@ class Call:
         """Start the call and wait for its outcome; run the functions that it needs meanwhile."""
         try:
             self.session.portal.submit(self)
-            while (errand := self._inbox.get(timeout=timeout)) is not None:
+            while (errand := self._next(timeout)) is not None:
                 errand.run(self.session.portal.post)
         except Empty:
             raise TimeoutError("the space did not close in time") from None
@@ -219,6 +227,13 @@ class Call:
             finally:
                 self._error = None  # no cycle through the traceback
         return self._result
+
+    def _next(self, timeout: float | None) -> _Errand | None:
+        if timeout is not None or threading.current_thread() is not threading.main_thread():
+            return self._inbox.get(timeout=timeout)
+        while True:  # the main thread, where signals are handled, but not in the middle of every wait
+            with suppress(Empty):
+                return self._inbox.get(timeout=SIGNAL_CHECK)
 
     def _interrupt(self) -> None:
         portal = self.session.portal
@@ -280,17 +295,20 @@ class Call:
     def _give_up(self) -> None:
         self._given_up = True
         self.waiting = False
-        if not self._done:
+        if self._done:
+            self._task = asyncio.get_running_loop().create_task(self._undo_late())
+        else:
             self.cancel()
-        elif self._error is None and self._undo is not None:
-            self._task = asyncio.get_running_loop().create_task(self._undo_late(self._undo))
 
-    async def _undo_late(self, undo: Callable[[Any], Any]) -> None:
+    async def _undo_late(self) -> None:
         """Undo a result that was there before its thread was interrupted."""
         try:
-            await undo(self._result)
-        except Exception:  # noqa: BLE001 - nobody waits for it any more
+            if self._error is None and self._undo is not None:
+                await self._undo(self._result)
+        except Exception:  # noqa: BLE001 - nobody has the call any more that could raise it
             logger.exception("the result of an interrupted call could not be undone")
+        finally:
+            self._inbox.put(None)
 
 
 class _Errand:

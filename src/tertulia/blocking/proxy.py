@@ -48,22 +48,29 @@ def stands_for(kind: type) -> Callable[[F], F]:
 
 
 class Proxy(Generic[C]):
-    """Base of what stands for an object on the portal."""
+    """Base of what stands for an object on the portal. Its own methods start with `portal_`, to be in nobody's way."""
 
     _session: Session
     _target: C
 
     @classmethod
-    def _of(cls, session: Session, target: C) -> Self:
+    def portal_of(cls, session: Session, target: C) -> Self:
+        """Return a proxy for an object that a call of the session has brought."""
         proxy = cls.__new__(cls)
-        proxy._take(session, target)
+        proxy.portal_bind(session, target)
         return proxy
 
-    def _take(self, session: Session, target: C) -> None:
+    def portal_bind(self, session: Session, target: C) -> None:
+        """Make this the proxy of an object."""
         self._session = session
         self._target = target
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def portal_parts(self) -> tuple[Session, C]:
+        """Return the session whose calls this makes, and the object on the portal."""
+        return self._session, self._target
+
+    def portal_call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the object on the portal."""
         return invoke(self._session, getattr(self._target, name), args, kwargs)
 
     def __repr__(self) -> str:
@@ -107,8 +114,9 @@ class Iterated(Proxy[C], Generic[C, T]):
 
     _ends_with_space = False
 
-    def _take(self, session: Session, target: C) -> None:
-        super()._take(session, target)
+    def portal_bind(self, session: Session, target: C) -> None:
+        """Make this the proxy of an object."""
+        super().portal_bind(session, target)
         self._turn = threading.Lock()
 
     def __iter__(self) -> Iterator[T]:
@@ -195,7 +203,7 @@ def takes(
 def _face_of(method: Callable[..., Any]) -> Any:
     @functools.wraps(method)
     def call(self: Proxy[Any], *args: Any, **kwargs: Any) -> Any:
-        return self._call(method.__name__, *args, **kwargs)  # pyright: ignore[reportPrivateUsage]
+        return self.portal_call(method.__name__, *args, **kwargs)
 
     return call
 
@@ -222,15 +230,15 @@ def adapt(session: Session, value: Any) -> Any:
     kind = cast("type[Any]", type(value))
     face = _FACES.get(kind)
     if face is not None:
-        return face._of(session, value)  # pyright: ignore[reportPrivateUsage]
+        return face.portal_of(session, value)
     original = getattr(value, _ORIGINAL, None)
     if original is not None:
         return original
     if inspect.isroutine(value):
         return functools.partial(_invoke_routine, session, value)
     if inspect.isasyncgen(value):
-        return Stream[Any]._of(session, value)  # pyright: ignore[reportPrivateUsage]
-    return Wrapped._of(session, value) if _is_live(kind) else value  # pyright: ignore[reportPrivateUsage]
+        return Stream[Any].portal_of(session, value)
+    return Wrapped.portal_of(session, value) if _is_live(kind) else value
 
 
 def _invoke_routine(session: Session, routine: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -250,7 +258,7 @@ def _is_live(kind: type) -> bool:
 def hand_over(session: Session, call: Call | None, value: Any) -> Any:
     """Return what the portal gets in place of a thread's value."""
     if isinstance(value, Proxy):
-        return cast("Proxy[Any]", value)._target  # pyright: ignore[reportPrivateUsage]
+        return cast("Proxy[Any]", value).portal_parts()[1]
     if not _is_function(value) or inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value):
         return value
     if inspect.isgeneratorfunction(value):

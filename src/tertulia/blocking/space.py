@@ -33,9 +33,9 @@ class Space(Proxy[space.Space]):
     broker: MessageBroker
 
     def __init__(self, session: Session, target: space.Space) -> None:
-        self._take(session, target)
-        self.memory = SharedMemory._of(session, target.memory)
-        self.broker = MessageBroker._of(session, target.broker)
+        self.portal_bind(session, target)
+        self.memory = SharedMemory.portal_of(session, target.memory)
+        self.broker = MessageBroker.portal_of(session, target.broker)
 
     @property
     def url(self) -> str:
