@@ -1,5 +1,8 @@
 """Shared memory: values under keys, that agents read, change, watch and keep consistent."""
 
+# pyright: reportPrivateUsage=false
+# The modules of the core are friends: what they share with each other is no promise to users.
+
 from __future__ import annotations
 
 import asyncio
@@ -115,7 +118,7 @@ class SharedMemory:
 
         `ttl` is in seconds from now; past it the key reads as absent.
         """
-        record = await self._engine.put(self._put(key, value, owner, ttl, tags))
+        record = await self._engine.put(self._make_put(key, value, owner, ttl, tags))
         self._log.append(("write", key, owner, record.updated, True))
         return self._entry(record, value)
 
@@ -129,7 +132,7 @@ class SharedMemory:
         tags: Iterable[str] = (),
     ) -> MemoryEntry:
         """Create the key. Raises KeyExistsError when it is there."""
-        put = self._put(key, value, owner, ttl, tags)
+        put = self._make_put(key, value, owner, ttl, tags)
         record = await self._guarded("create", key, owner, put, Check(put.key, absent=True))
         return self._entry(record, value)
 
@@ -149,7 +152,7 @@ class SharedMemory:
         The owner stays. A kept `ttl` counts from now again. Raises KeyNotFoundError when the key is absent and
         VersionConflictError when it is elsewhere; a version repeats after delete and create, a revision never.
         """
-        put = self._put(key, value, updater, ttl, tags, keep_owner=True)
+        put = self._make_put(key, value, updater, ttl, tags, keep_owner=True)
         check = Check(put.key, expected_revision, expected_version)
         return self._entry(await self._guarded("update", key, updater, put, check), value)
 
@@ -158,7 +161,7 @@ class SharedMemory:
 
         Owner, tags and lifetime stay, the lifetime counting from now.
         """
-        put = self._put(key, new_value, requester, KEEP, KEEP, keep_owner=True)
+        put = self._make_put(key, new_value, requester, KEEP, KEEP, keep_owner=True)
         expected = decode_plain(encode(expected_value, self._limit))
         while True:
             record = await self._engine.get(put.key)
@@ -187,7 +190,7 @@ class SharedMemory:
         effects of its own. An absent key gives it `default`, without one raises KeyNotFoundError. Owner, tags and
         lifetime of an existing key stay. Raises VersionConflictError after 1,000 lost races.
         """
-        full = self._check(key, updater)
+        full = self._check_access(key, updater)
         for _ in range(MAX_MODIFY_ATTEMPTS):
             record = await self._engine.get(full)
             if record is None and isinstance(default, Missing):
@@ -197,7 +200,9 @@ class SharedMemory:
             if inspect.isawaitable(result):
                 result = await result
             fresh = record is None
-            put = self._put(key, result, updater, None if fresh else KEEP, () if fresh else KEEP, keep_owner=not fresh)
+            put = self._make_put(
+                key, result, updater, None if fresh else KEEP, () if fresh else KEEP, keep_owner=not fresh
+            )
             check = Check(full, absent=True) if record is None else Check(full, record.revision)
             try:
                 committed = await self._engine.commit(Commit(checks=(check,), puts=(put,)))
@@ -209,7 +214,7 @@ class SharedMemory:
 
     async def delete(self, key: str, *, requester: str, expected_version: int | None = None) -> bool:
         """Remove the key; return whether it was there. Raises VersionConflictError."""
-        full = self._check(key, requester)
+        full = self._check_access(key, requester)
         checks = () if expected_version is None else (Check(full, version=expected_version),)
         try:
             committed = await self._engine.commit(Commit(checks=checks, deletes=(Delete(full),)))
@@ -239,7 +244,7 @@ class SharedMemory:
 
         With `type` the value is checked and rebuilt as that type. Raises DecodeError when it is none.
         """
-        record = await self._engine.get(self._check(key, reader))
+        record = await self._engine.get(self._check_access(key, reader))
         if record is None:
             self._log.append(("read", key, reader, self._time(), False))
             return default
@@ -254,7 +259,7 @@ class SharedMemory:
         type: Any = None,
     ) -> MemoryEntry | None:
         """Return the whole entry, or None when the key is absent. Raises DecodeError."""
-        record = await self._engine.get(self._check(key, reader))
+        record = await self._engine.get(self._check_access(key, reader))
         self._log.append(("read", key, reader, self._time(), record is not None))
         return None if record is None else self._entry(record, _decode(record.body, type))
 
@@ -339,13 +344,14 @@ class SharedMemory:
     async def _call_for_each(self, pattern: str, stream: ChangeStream, callback: Callback) -> None:
         place, task = (pattern, callback), asyncio.current_task()
         async for change in stream:
-            seen = self._change(change)
+            seen = self._change_of(change)
             if seen is not None:
                 await _call(callback, seen.key, _event(seen), seen.value)
                 if self._subscriptions.get(place) is not task:  # the callback unsubscribed itself
                     return
 
     async def _open_stream(self, pattern: str, after: int | None) -> ChangeStream:
+        """Return the engine's stream of changes to the keys that match, for a watch."""
         key_matcher(pattern)
         return await self._engine.watch(self._full_pattern(pattern), after=after)
 
@@ -368,7 +374,7 @@ class SharedMemory:
         matches = key_matcher(snapshot.pattern)
         wanted = {e.key: e for e in snapshot.entries if e.expires is None or e.expires > now}
         for entry in wanted.values():
-            self._check(entry.key, entry.owner)
+            self._check_access(entry.key, entry.owner)
             if not matches(entry.key):
                 message = f"the snapshot of {snapshot.pattern!r} holds {entry.key!r}, which does not match"
                 raise InvalidInputError(message)
@@ -416,7 +422,7 @@ class SharedMemory:
 
     # --- inside ---
 
-    def _check(self, key: str, agent: str) -> str:
+    def _check_access(self, key: str, agent: str) -> str:
         """Return the key as the engine knows it, or raise for a key or agent that may not be used here."""
         try:
             return _full_key(self._prefix, key, agent)
@@ -425,7 +431,7 @@ class SharedMemory:
             check_name(agent)
             raise
 
-    def _put(
+    def _make_put(
         self,
         key: str,
         value: object,
@@ -437,7 +443,7 @@ class SharedMemory:
     ) -> Put:
         """Return a checked, encoded put."""
         return Put(
-            self._check(key, agent),
+            self._check_access(key, agent),
             encode(value, self._limit),
             KEEP if keep_owner else agent,
             ttl if ttl is None or ttl is KEEP else check_seconds("ttl", ttl),
@@ -470,7 +476,7 @@ class SharedMemory:
             access_count=record.access_count,
         )
 
-    def _change(self, change: Change) -> MemoryChange | None:
+    def _change_of(self, change: Change) -> MemoryChange | None:
         """Return a change as a watcher sees it, or None for one that is not to be seen here."""
         if not self._prefix and is_hidden(change.key):
             return None
@@ -536,7 +542,7 @@ class MemoryWatch:
             message = "enter the watch with 'async with' before iterating"
             raise RuntimeError(message)
         while True:
-            seen = self._memory._change(await self._stream.__anext__())
+            seen = self._memory._change_of(await self._stream.__anext__())
             if seen is not None:
                 return seen
 

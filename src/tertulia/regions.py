@@ -1,5 +1,8 @@
 """Regions: parts of the memory with permissions per agent, kept in the space and checked in every commit."""
 
+# pyright: reportPrivateUsage=false
+# The modules of the core are friends: what they share with each other is no promise to users.
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable

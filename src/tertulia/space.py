@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator
 from importlib import import_module
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tertulia._background import Background
 from tertulia._clock import SYSTEM_CLOCK, Clock
@@ -39,7 +39,7 @@ class Space:
         self.memory = SharedMemory(engine, clock, self.background)
         self.broker = MessageBroker(engine, clock, self.memory, self.background)
 
-    async def __aenter__(self) -> Space:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -96,7 +96,7 @@ class _Connecting:
 
 
 def connect(url: str | None = None, *, clock: Clock = SYSTEM_CLOCK, **options: Any) -> _Connecting:
-    """Open a space: `async with connect("memory:") as space`, or `space = await connect(...)`.
+    """Open a space: enter the result with `async with`, or await it for a Space to close yourself.
 
     `url` is `memory:` (this space alone), `memory:NAME` (shared in this process); default: $TERTULIA_URL, else
     `file:.tertulia/space.db`. Other options are the engine's.

@@ -1,5 +1,8 @@
 """Transactions: memory and messages in one atomic commit."""
 
+# pyright: reportPrivateUsage=false
+# The modules of the core are friends: what they share with each other is no promise to users.
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -171,7 +174,7 @@ class Transaction:
 
     def _check(self, key: str, agent: str) -> None:
         self._check_open()
-        self._memory._check(key, agent)
+        self._memory._check_access(key, agent)
 
     def _check_open(self) -> None:
         if self._state != "open":
@@ -197,7 +200,7 @@ class Transaction:
         keep_owner: bool,
     ) -> None:
         self._check_open()
-        put = self._memory._put(key, value, agent, ttl, tags, keep_owner=keep_owner)
+        put = self._memory._make_put(key, value, agent, ttl, tags, keep_owner=keep_owner)
         mine = self._writes.get(key)
         if isinstance(mine, Put):  # what is kept is what this transaction wrote
             put = Put(

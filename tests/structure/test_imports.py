@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2] / "src" / PACKAGE
 # From the ground up. A module may import its own layer and those before it; so testing, the last,
 # may import all of them and nothing may import testing.
 LAYERS = (
-    ("ground", {"records", "errors", "_codec", "_names", "_clock"}),
+    ("ground", {"records", "errors", "_codec", "_names", "_clock", "_background"}),
     ("rules", {"_rules"}),
     ("engines", {"engines"}),
     ("core", {"space", "memory", "regions", "messaging", "transaction"}),
@@ -42,9 +42,7 @@ def faults(sources: Sources) -> list[str]:
     """
     edges = sorted(_edges(sources))
     found = [
-        f"{_module(path)}: in no layer; add it to LAYERS"
-        for path in sources
-        if _part(_module(path)) not in LEVELS
+        f"{_module(path)}: in no layer; add it to LAYERS" for path in sources if _part(_module(path)) not in LEVELS
     ]
     for importer, imported, line in edges:
         reason = _refusal(importer, imported)
@@ -113,9 +111,10 @@ def _targets(node: ast.AST, package: str, modules: set[str]) -> list[str]:
             start = _absolute("." * level + (module or ""), package)
             deeper = [f"{start}.{alias.name}" for alias in names]
             return [name if name in modules else start for name in deeper]
-        case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if _last_name(
-            function
-        ) in {"import_module", "__import__"}:
+        case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if _last_name(function) in {
+            "import_module",
+            "__import__",
+        }:
             return [_absolute(name, package)]
         case _:
             return []
@@ -150,8 +149,7 @@ def _part(module: str) -> str:
 
 def test_the_package_imports_only_downwards():
     sources = {
-        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-        for path in sorted(ROOT.rglob("*.py"))
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))
     }
 
     assert faults(sources) == []

@@ -44,9 +44,9 @@ def _imported(node: ast.AST) -> list[str]:
             return [alias.name for alias in names]
         case ast.ImportFrom(module=str(module), names=names, level=0):
             return [f"{module}.{alias.name}" for alias in names]
-        case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]) if ast.unparse(
-            function
-        ).split(".")[-1] in {"import_module", "__import__"}:
+        case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]) if ast.unparse(function).split(".")[
+            -1
+        ] in {"import_module", "__import__"}:
             return [module]
         case _:
             return []

@@ -281,6 +281,12 @@ class Mailbox:
     def _delayed_is_first(self) -> bool:
         if not self.delayed:
             return False
+        while self.ready and self.ready[0].state == _GONE:  # a ghost's place says nothing about who is next
+            self.ready.popleft()
+            self.ghosts -= 1
+        while self.returned and self.returned[0][1].state == _GONE:
+            heapq.heappop(self.returned)
+            self.ghosts -= 1
         oldest = min(item.sequence for item in self.delayed.values())
         heads = [self.ready[0].sequence] if self.ready else []
         heads += [self.returned[0][0]] if self.returned else []

@@ -169,7 +169,7 @@ class Store:
             owner = kept_owner(put.owner, old)
             record = Record(put.key, put.body, owner, 1, revision, revision, now, now, ttl, expires, tags)
         else:
-            owner = put.owner if put.owner.__class__ is str else kept_owner(put.owner, old)
+            owner = put.owner if isinstance(put.owner, str) else kept_owner(put.owner, old)
             record = Record(
                 put.key, put.body, owner, old.version + 1, revision, old.created_revision,
                 old.created, now, ttl, expires, tags, old.access_count,

@@ -18,6 +18,7 @@ from tertulia.engines.base import (
     Engine,
     MailboxCounts,
     MailboxOptions,
+    Send,
     Settle,
 )
 from tertulia.errors import AlreadySettledError, DecodeError, InvalidInputError, UnknownAgentError
@@ -119,7 +120,8 @@ class MessageBroker:
         Raises UnknownAgentError, MailboxFullError.
         """
         send = self.outbox.send_of(message, delay)
-        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+        letter = send.mailbox != message.receiver
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE and not letter:
             taken = await self._engine.emit(send)
             self.outbox.log_commit((message,))
             return Receipt(message.id, taken)
@@ -127,7 +129,6 @@ class MessageBroker:
         sent = await outbox.store(send, timeout=timeout)
         outbox.counters.sent += 1
         outbox.note(message, "duplicate" if sent.duplicate else "sent")
-        letter = send.mailbox != message.receiver
         return Receipt(message.id, 0 if letter else sent.delivered, sent.duplicate, sent.dropped, letter)
 
     async def send_to(self, agent_id: str, message: Message) -> Receipt:
@@ -145,14 +146,16 @@ class MessageBroker:
         owner chose to reject.
         """
         send = self.outbox.publish_of(topic, message, delay)
-        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+        letter = isinstance(send, Send)  # it goes in circles
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE and not letter:
             taken = await self._engine.emit(send)
             self.outbox.note(message, "published", topic)
             return Receipt(message.id, taken)
         sent = await self.outbox.store(send, timeout=timeout)
-        self.outbox.counters.sent += sent.delivered
-        self.outbox.note(message, "published", f"{topic} to {sent.delivered}")
-        return Receipt(message.id, sent.delivered, sent.duplicate, sent.dropped)
+        delivered = 0 if letter else sent.delivered
+        self.outbox.counters.sent += delivered
+        self.outbox.note(message, "published", f"{topic} to {delivered}")
+        return Receipt(message.id, delivered, sent.duplicate, sent.dropped, letter)
 
     async def subscribe(self, agent_id: str, topic: str) -> bool:
         """Let the agent get what is published to topics that match; return whether this is new.

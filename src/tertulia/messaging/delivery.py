@@ -1,5 +1,8 @@
 """Deliveries: one attempt at handling a message, and how it ends."""
 
+# pyright: reportPrivateUsage=false
+# The modules of the core are friends: what they share with each other is no promise to users.
+
 from __future__ import annotations
 
 import traceback as tracebacks

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from tertulia.records import Message, Receipt
+from tertulia.messaging.delivery import Delivery
+from tertulia.records import MailboxStats, Message, Receipt
 
-if TYPE_CHECKING:
-    from tertulia.messaging.broker import MessageBroker
-    from tertulia.messaging.delivery import Delivery
+
+class Broker(Protocol):
+    """The calls of a MessageBroker that name an agent."""
+
+    async def send_to(self, agent_id: str, message: Message) -> Receipt:
+        """Send the message to this agent."""
+        ...
+
+    async def receive(self, agent_id: str, *, timeout: float | None = None) -> Delivery | None:
+        """Take the agent's next message."""
+        ...
+
+    async def acknowledge(self, agent_id: str, message_id: str) -> None:
+        """Take a message out of the agent's mailbox."""
+        ...
+
+    async def mailbox_stats(self, agent_id: str) -> MailboxStats:
+        """Return the figures of the agent's mailbox."""
+        ...
 
 
 class MessageQueue:
@@ -17,7 +34,7 @@ class MessageQueue:
     Every method raises UnknownAgentError when the agent is not registered.
     """
 
-    def __init__(self, agent_id: str, broker: MessageBroker) -> None:
+    def __init__(self, agent_id: str, broker: Broker) -> None:
         self.agent_id = agent_id
         self._broker = broker
 

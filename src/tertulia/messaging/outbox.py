@@ -11,7 +11,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from tertulia._clock import Clock, instant
+from tertulia._clock import Clock, instant, sleep
 from tertulia._codec import decoder_for, encode, encode_message
 from tertulia._names import check_name, check_topic
 from tertulia._rules.hops import MAX_HOPS
@@ -23,6 +23,8 @@ from tertulia.records import DeliveryMode, Failure, Message, MessageRecord
 
 MESSAGE_LOG_SIZE = 1_000  # per handle, like the access log
 ROOM_TIMEOUT = 30.0  # how long a sender waits for room by default; as long as a request waits for its reply
+ROOM_CHECK = 1.0  # seconds after which a sender looks for room though nobody woke it: a hint may have woken another
+ROOM_RETRY = 0.01  # seconds between looks while there is some room, but less than a commit needs
 MAX_TRACEBACK = 4_096  # characters of a traceback kept with a failure: its last frames
 MAX_REASON = 500
 MAX_ID = 128  # as long as a name: both are parts of keys and subjects
@@ -125,13 +127,16 @@ class Outbox:
         deadline = self.clock.monotonic() + timeout
         while True:
             left = deadline - self.clock.monotonic()
-            await self.engine.wait_for_room(agent_id, max(left, 0.0))
+            woken = await self.engine.wait_for_room(agent_id, min(max(left, 0.0), ROOM_CHECK))
             try:
                 return await self.engine.commit(commit)
             except MailboxFullError as full:
-                if not full.waits or self.clock.monotonic() >= deadline:
+                left = deadline - self.clock.monotonic()
+                if not full.waits or left <= 0:
                     raise
                 agent_id = full.agent_id
+            if woken:  # there was room, but too little or for another: do not ask again at once, and for ever
+                await sleep(self.clock, min(ROOM_RETRY, left))
 
     def log_commit(self, messages: Iterable[Message]) -> None:
         """Write down that these messages were sent."""
@@ -205,7 +210,7 @@ def _check_fields(message: Message, delay: float) -> None:
         raise InvalidInputError(f"the sender must be a string, not {reprlib.repr(message.sender)}")
     if message.headers is not None or message.reply_to is not None or message.correlation_id is not None:
         _check_optional_fields(message)
-    expires: object = message.expires
+    expires = cast("object", message.expires)
     if expires is not None and not (isinstance(expires, (int, float)) and isfinite(expires)):
         raise InvalidInputError(f"expires must be seconds since the epoch, not {reprlib.repr(expires)}")
 
@@ -216,11 +221,10 @@ def _check_optional_fields(message: Message) -> None:
             raise InvalidInputError(f"{name} must be a string, not {reprlib.repr(text)}")
     if message.reply_to is not None and not message.reply_to.startswith(REPLIES):
         check_name(message.reply_to)
-    headers: object = message.headers
+    headers = message.headers
     if headers is None:
         return
-    if not isinstance(headers, dict) or any(
-        key.__class__ is not str or value.__class__ is not str
-        for key, value in cast("dict[object, object]", headers).items()
+    if headers.__class__ is not dict or any(
+        key.__class__ is not str or value.__class__ is not str for key, value in headers.items()
     ):
         raise InvalidInputError(f"headers must map strings to strings, not {reprlib.repr(headers)}")

@@ -129,7 +129,7 @@ class RequestDesk:
     async def _send(self, message: Message, send: Send, until: float) -> None:
         """Send a request; a full mailbox's room is waited for no longer than the reply would be."""
         outbox = self._outbox
-        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE and send.mailbox == message.receiver:
             if not await self._engine.emit(send):
                 raise MessagingError(f"{message.receiver!r} does not take messages now")
         else:
