@@ -359,8 +359,9 @@ class MessagePassingAgent:
                     taken = await outbox.engine.emit(send)
                 else:
                     taken = (await outbox.store(send)).delivered
-                if not taken:
-                    outbox.note(message, "stream ended", "the requester is gone")
+                if not taken or (message.expires is not None and message.expires <= outbox.time()):
+                    outbox.note(message, "stream ended", "nobody waits for more of it")
+                    self._replied.add(message.id)  # so that what was broken off is not closed as if it were whole
                     break
         finally:
             await parts.aclose()
