@@ -213,7 +213,8 @@ class Transaction:
         self._writes[key] = put
 
     def _add(self, send: Send | Publish, message: Message) -> None:
-        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+        letter = isinstance(send, Send) and send.mailbox != message.receiver  # it goes in circles
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE and not letter:
             self._emits.append(send)
         else:
             self._sends.append(send)
