@@ -49,7 +49,8 @@ async def test_two_polite_agents_that_thank_each_other_end_in_the_dead_letters(
     assert letter.message.hops == ("ann", "bob") * (MAX_HOPS // 2) + ("ann",)
 
 
-async def test_a_loop_through_a_topic_ends_too(space: Space, clock: ManualClock) -> None:
+@pytest.mark.parametrize("mode", list(DeliveryMode))
+async def test_a_loop_through_a_topic_ends_too(space: Space, clock: ManualClock, mode: DeliveryMode) -> None:
     handled = 0
     echo = MessagePassingAgent("echo", space.broker)
 
@@ -57,7 +58,8 @@ async def test_a_loop_through_a_topic_ends_too(space: Space, clock: ManualClock)
     async def repeat(message: Message) -> None:
         nonlocal handled
         handled += 1
-        await echo.publish("chat", message.content)
+        receipt = await echo.publish("chat", message.content, delivery_mode=mode)
+        assert receipt.dead_lettered is (handled > MAX_HOPS)
 
     async with echo:
         await echo.subscribe("chat")
@@ -67,13 +69,14 @@ async def test_a_loop_through_a_topic_ends_too(space: Space, clock: ManualClock)
     assert [letter.reason for letter in await space.broker.dead_letters("echo")] == ["loop"]
 
 
-async def test_a_loop_through_transactions_ends_too(space: Space, clock: ManualClock) -> None:
+@pytest.mark.parametrize("mode", list(DeliveryMode))
+async def test_a_loop_through_transactions_ends_too(space: Space, clock: ManualClock, mode: DeliveryMode) -> None:
     agent = MessagePassingAgent("counter", space.broker)
 
     @agent.on_message("default")
     async def count(message: Message, transaction: DeliveryTransaction) -> None:
         transaction.write("count", message.content, owner="counter")
-        transaction.send(Message(sender="counter", receiver="counter", content=message.content + 1))
+        transaction.send(Message(sender="counter", receiver="counter", content=message.content + 1, delivery_mode=mode))
 
     async with agent:
         await space.broker.send(Message(receiver="counter", content=1))
