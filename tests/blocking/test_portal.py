@@ -343,9 +343,10 @@ def test_a_portal_that_is_torn_down_closes_its_spaces_and_the_next_one_works(
             agent.request("breaker", "go")
         with pytest.raises(SpaceClosedError):
             waiting.result(LIMIT)
+        with pytest.raises(SpaceClosedError):
+            space.memory.list_keys()
+        space.close()
 
-    with pytest.raises(SpaceClosedError):
-        space.memory.list_keys()
     with blocking.connect("memory:") as another:
         assert another.memory.list_keys() == []
     assert "the portal ended" in caplog.text
