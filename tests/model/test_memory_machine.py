@@ -415,6 +415,7 @@ def assert_observed(seen: list[MemoryChange], due: list[Event]) -> None:
             assert (change.entry is None) == (change.kind is not ChangeKind.PUT)
 
 
+@pytest.mark.timeout(1_800)  # for a failure: making its example small takes minutes
 @on_every_engine
 def test_memory_equals_a_plain_dict_whatever_is_done_to_it(engine: EngineCase):
     machine = type("Machine", (MemoryMachine,), {"engine": engine})
