@@ -10,8 +10,10 @@ Depth is limited to 64 levels, both ways: deeper data is nearly always a mistake
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, TypeVar, cast, overload
+from itertools import chain
+from typing import Any, TypeVar, overload
 
 import msgspec
 
@@ -20,14 +22,13 @@ from tertulia.errors import DecodeError, EncodeError, ValueTooLargeError
 T = TypeVar("T")
 
 MAX_DEPTH = 64
-_CONTAINERS = (dict, list)
+_CONTAINERS = (dict, list, tuple)  # a tuple where a key is an array
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 
-# Bytes that can open a container (fixmap, fixarray, array and map 16/32) or an extension type in MessagePack. Bytes
-# without enough of them need no second look, and counting them costs less than a function call.
+# Bytes that can open a container in MessagePack (fixmap, fixarray, array and map 16/32). Bytes without enough of them
+# cannot be deep, and counting them costs less than walking the value.
 _CONTAINER_BYTES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
-_EXTENSION_BYTES = bytes([0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8])
-_HARMLESS_BYTES = bytes(sorted(set(range(256)) - set(_CONTAINER_BYTES) - set(_EXTENSION_BYTES)))
+_HARMLESS_BYTES = bytes(sorted(set(range(256)) - set(_CONTAINER_BYTES)))
 
 
 def encode(value: object, limit: int) -> bytes:
@@ -66,9 +67,10 @@ def _is_flat(value: object) -> bool:
     """
     kind = value.__class__
     if kind is dict:
-        return _SCALARS.issuperset(map(type, cast("dict[object, object]", value).values()))
+        items: dict[Any, Any] = value  # pyright: ignore[reportAssignmentType] - just told
+        return _SCALARS.issuperset(map(type, items.values())) and _SCALARS.issuperset(map(type, items))
     if kind is list:
-        return _SCALARS.issuperset(map(type, cast("list[object]", value)))
+        return _SCALARS.issuperset(map(type, value))  # pyright: ignore[reportArgumentType]
     return kind in _SCALARS
 
 
@@ -79,7 +81,7 @@ def decode_plain(data: bytes) -> Any:
     except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
         message = f"the stored bytes are no value: {error}"
         raise DecodeError(message) from error
-    if len(data) > MAX_DEPTH and not _is_flat(value) and is_deep(data, value):
+    if len(data) > MAX_DEPTH and is_deep(data, value):
         message = f"the value is nested deeper than {MAX_DEPTH} levels"
         raise DecodeError(message)
     return value
@@ -114,34 +116,31 @@ def decoder_for(type: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def is_deep(data: bytes, value: object) -> bool:
-    """Tell whether decoded bytes nest deeper than the limit."""
-    return len(data.translate(None, _HARMLESS_BYTES)) > MAX_DEPTH and _depth_exceeded(value)
+    """Tell whether a value decoded from these bytes nests deeper than the limit."""
+    return not _is_flat(value) and len(data.translate(None, _HARMLESS_BYTES)) > MAX_DEPTH and _depth_exceeded(value)
 
 
 def _check_readable(data: bytes) -> None:
-    """Raise EncodeError for bytes that could not be read back: too deep, or with extension types in them."""
-    suspects = data.translate(None, _HARMLESS_BYTES)
-    if len(suspects) > MAX_DEPTH or suspects.translate(None, _CONTAINER_BYTES):
-        try:
-            decode_plain(data)
-        except DecodeError as error:
-            message = f"the value could not be read back: {error}"
-            raise EncodeError(message) from error
+    """Raise EncodeError for bytes that could not be read back: too deep, extension types, keys that do not hash."""
+    try:
+        decode_plain(data)
+    except DecodeError as error:
+        message = f"the value could not be read back: {error}"
+        raise EncodeError(message) from error
 
 
 def _depth_exceeded(value: object) -> bool:
     """Walk decoded containers level by level; at most MAX_DEPTH levels are looked at."""
     level: list[Any] = [value] if value.__class__ in _CONTAINERS else []
     for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if parent.__class__ is dict else parent)
-            if child.__class__ in _CONTAINERS
-        ]
+        level = [child for parent in level for child in _children(parent) if child.__class__ in _CONTAINERS]
         if not level:
             return False
     return True
+
+
+def _children(parent: Any) -> Iterable[Any]:
+    return chain(parent, parent.values()) if parent.__class__ is dict else parent
 
 
 def _encode_reason(value: object, error: Exception) -> str:

@@ -45,8 +45,7 @@ class Store:
         self.listeners: dict[str, Callable[[Claimed], None]] = {}
         self.topics: dict[str, dict[Mailbox, None]] = {}
         self.feed = ChangeFeed()
-        self.expiries: list[tuple[float, str, int]] = []
-        self.expiring = 0
+        self.expiries: list[tuple[float, str]] = []
         self.expiry_alarm = Alarm(clock, self.expire_due)
         self.mail = MailSchedule(clock, self.deliver_due)
 
@@ -62,7 +61,7 @@ class Store:
             self._judge_check(check, now)
         for settle in settles:
             self._judge_settle(settle)
-        if sends:
+        if sends and not (len(sends) == 1 and isinstance(sends[0], Send) and sends[0].mailbox in self.listeners):
             self._judge_sends(sends, settles)
         # From here on nothing can fail.
         for settle in settles:
@@ -175,9 +174,9 @@ class Store:
                 old.created, now, ttl, expires, tags, old.access_count,
             )  # fmt: skip
         self.records[put.key] = record
-        if expires is not None:
-            self._schedule_expiry(expires, put.key, revision, now)
-        self.feed.announce(Change(ChangeKind.PUT, put.key, revision, now, record))
+        if expires is not None and (old is None or old.expires is None or old.expires > expires):
+            self._schedule_expiry(expires, put.key, now)
+        self.feed.announce_put(record)
         return record
 
     def _delete(self, key: str, now: float) -> bool:
@@ -203,28 +202,29 @@ class Store:
             self._remove(record.key, ChangeKind.EXPIRE, now)
         return False
 
-    def _schedule_expiry(self, expires: float, key: str, revision: int, now: float) -> None:
-        heap = self.expiries
-        heapq.heappush(heap, (expires, key, revision))
-        if len(heap) > EXPIRY_SLACK and len(heap) > 2 * len(self.records):
-            self.expiries = [entry for entry in heap if self._is_current(entry)]
+    def _schedule_expiry(self, expires: float, key: str, now: float) -> None:
+        """Look at the key again at that time; a write that only puts it off needs no further look."""
+        heapq.heappush(self.expiries, (expires, key))
+        if len(self.expiries) > EXPIRY_SLACK + 2 * len(self.records):
+            live = {key: self.records[key].expires for _, key in self.expiries if key in self.records}
+            self.expiries = [(expires, key) for key, expires in live.items() if expires is not None]
             heapq.heapify(self.expiries)
         self.expiry_alarm.ring_in(expires - now)
 
-    def _is_current(self, entry: tuple[float, str, int]) -> bool:
-        record = self.records.get(entry[1])
-        return record is not None and record.revision == entry[2]
-
     def expire_due(self) -> None:
         """Remove every record whose time is over, and set the alarm for the next."""
-        heap = self.expiries
         now = self.clock.time()
-        while heap and (heap[0][0] <= now or not self._is_current(heap[0])):
-            entry = heapq.heappop(heap)
-            if self._is_current(entry):
-                self._remove(entry[1], ChangeKind.EXPIRE, now)
-        if heap:
-            self.expiry_alarm.ring_in(heap[0][0] - now)
+        while self.expiries and self.expiries[0][0] <= now:
+            _, key = heapq.heappop(self.expiries)
+            record = self.records.get(key)
+            if record is None or record.expires is None:
+                continue
+            if record.expires <= now:
+                self._remove(key, ChangeKind.EXPIRE, now)
+            else:
+                heapq.heappush(self.expiries, (record.expires, key))
+        if self.expiries:
+            self.expiry_alarm.ring_in(self.expiries[0][0] - now)
 
     # --- topics ---
 

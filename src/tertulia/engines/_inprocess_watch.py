@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 
 from tertulia._names import key_matcher
-from tertulia.engines.base import Change
+from tertulia.engines.base import Change, Record
 from tertulia.errors import WatchLaggedError
+from tertulia.records import ChangeKind
 
 HISTORY_CHANGES = 10_000  # what a watch can resume over: minutes of a busy team
 HISTORY_BYTES = 64 * 2**20  # and its bound in memory, whatever the values' sizes
@@ -15,26 +17,44 @@ WATCH_BUFFER = 10_000  # changes that a slow watcher may lag before it is told s
 
 
 class ChangeFeed:
-    """The latest changes of a space, and the streams that they are pushed to."""
+    """The latest changes of a space, and the streams that they are pushed to.
+
+    A put is kept as its record: most are never watched, and making a change of each would be the most of a write.
+    """
 
     def __init__(self) -> None:
-        self.history: deque[Change] = deque()
+        self.history: deque[Record | Change] = deque()
         self.history_bytes = 0
         self.forgotten = 0
         self.exact: dict[str, list[WatchStream]] = {}
         self.patterns: list[WatchStream] = []
 
-    def announce(self, change: Change) -> None:
-        """Keep a committed change, and push it to who watches its key."""
+    def announce_put(self, record: Record) -> None:
+        """Keep a committed put, and push it to who watches its key."""
         history = self.history
-        history.append(change)
-        if change.record is not None:
-            self.history_bytes += len(change.record.body)
+        history.append(record)
+        self.history_bytes += len(record.body)
         if len(history) > HISTORY_CHANGES or self.history_bytes > HISTORY_BYTES:
             self._forget()
-        if self.exact:
-            for stream in self.exact.get(change.key, ()):
-                stream.push(change)
+        if self.exact or self.patterns:
+            self._push(_change_of(record))
+
+    def announce(self, change: Change) -> None:
+        """Keep a committed delete or expiry, and push it to who watches its key."""
+        self.history.append(change)
+        if len(self.history) > HISTORY_CHANGES:
+            self._forget()
+        self._push(change)
+
+    def since(self, revision: int) -> Iterator[Change]:
+        """Return the changes after a revision that are kept."""
+        for kept in self.history:
+            if kept.revision > revision:
+                yield kept if isinstance(kept, Change) else _change_of(kept)
+
+    def _push(self, change: Change) -> None:
+        for stream in self.exact.get(change.key, ()):
+            stream.push(change)
         for stream in self.patterns:
             if stream.matches(change.key):
                 stream.push(change)
@@ -44,8 +64,12 @@ class ChangeFeed:
         while len(self.history) > HISTORY_CHANGES or self.history_bytes > HISTORY_BYTES:
             gone = self.history.popleft()
             self.forgotten = gone.revision
-            if gone.record is not None:
-                self.history_bytes -= len(gone.record.body)
+            if isinstance(gone, Record):
+                self.history_bytes -= len(gone.body)
+
+
+def _change_of(record: Record) -> Change:
+    return Change(ChangeKind.PUT, record.key, record.revision, record.updated, record)
 
 
 class WatchStream:
@@ -71,9 +95,7 @@ class WatchStream:
         if after < self._feed.forgotten or after > revision:
             self._lagged = True
             return
-        self._buffer.extend(
-            change for change in self._feed.history if change.revision > after and self.matches(change.key)
-        )
+        self._buffer.extend(change for change in self._feed.since(after) if self.matches(change.key))
 
     def push(self, change: Change) -> None:
         if self._lagged:
