@@ -1,0 +1,76 @@
+# pyright: strict
+"""The public API as a type checker sees it. Never run: `make check` reads it."""
+
+from dataclasses import dataclass
+from typing import assert_type
+
+from tertulia import (
+    Delivery,
+    DeliveryTransaction,
+    MemoryAccessMode,
+    MemoryChange,
+    MemoryEntry,
+    MemoryRegion,
+    Message,
+    MessagePassingAgent,
+    Receipt,
+    Space,
+    connect,
+)
+
+
+@dataclass
+class Finding:
+    title: str
+    score: float
+
+
+async def spaces() -> None:
+    async with connect("memory:") as space:
+        assert_type(space, Space)
+    awaited = await connect("memory:")
+    assert_type(awaited, Space)
+
+
+async def memory(space: Space) -> None:
+    assert_type(await space.memory.write("key", {"any": "value"}, owner="a", ttl=1.5, tags=["x"]), MemoryEntry)
+    assert_type(await space.memory.read("key", reader="a", type=Finding), Finding | None)
+    assert_type(await space.memory.read_with_metadata("key", reader="a"), MemoryEntry | None)
+    assert_type(await space.memory.compare_and_swap("key", 1, 2, requester="a"), bool)
+    assert_type(await space.memory.list_keys("key*"), list[str])
+    async for entry in space.memory.entries():
+        assert_type(entry, MemoryEntry)
+    async with space.memory.watch("key*") as changes:
+        async for change in changes:
+            assert_type(change, MemoryChange)
+
+
+async def regions(space: Space) -> None:
+    region = MemoryRegion("finance", space.memory)
+    await region.grant_access("a", MemoryAccessMode.READ_WRITE)
+    assert_type(await region.write("key", 1, agent_id="a"), MemoryEntry)
+    assert_type(await region.permissions(), dict[str, MemoryAccessMode])
+
+
+async def messages(space: Space) -> None:
+    assert_type(await space.broker.send(Message(sender="a", receiver="b", content=1)), Receipt)
+    delivery = await space.broker.receive("b", timeout=1.0)
+    assert_type(delivery, Delivery | None)
+    if delivery is not None:
+        async with delivery.transaction() as transaction:
+            assert_type(transaction, DeliveryTransaction)
+            transaction.write("key", 1, owner="b")
+
+
+def handlers(space: Space) -> None:
+    agent = MessagePassingAgent("a", space.broker)
+
+    @agent.on_message("plain")
+    async def plain(message: Message) -> int:
+        return len(message.content)
+
+    @agent.on_message(Finding)
+    async def typed(message: Message, transaction: DeliveryTransaction) -> None:
+        transaction.write("seen", message.content.title, owner="a")
+
+    del plain, typed
