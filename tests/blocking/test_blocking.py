@@ -37,10 +37,8 @@ FACES = [
 ]
 # What the library's own parts call, and what has another name where nothing is awaited.
 HIDDEN = {
-    "Delivery": {"claimed", "mark_ended", "dead_letter_commit", "settle"},
-    "MemoryRegion": {"allowed"},
+    "Delivery": {"mark_ended", "dead_letter_commit", "settle"},
     "MessageBroker": {"close", "delivery", "admit", "turn_away"},
-    "SharedMemory": {"open_stream", "check_access", "make_put", "change_of"},
     "Space": {"aclose"},
 }
 
