@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from tertulia._background import logger
 from tertulia._codec import convert, decode_plain
 from tertulia._names import check_key
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Settle
-from tertulia.errors import InvalidInputError, KeyExistsError, KeyNotFoundError
+from tertulia.errors import InvalidInputError, KeyExistsError, KeyNotFoundError, TertuliaError
 from tertulia.memory import SharedMemory, check_commit_size, conflict
 from tertulia.messaging.outbox import Outbox
 from tertulia.records import KEEP, DeliveryMode, Keep, Message
@@ -164,7 +165,14 @@ class Transaction:
         self.revision = committed.revision
         self._outbox.log_commit(self._messages)
         for send in self._emits:
+            await self._emit(send)
+
+    async def _emit(self, send: Send | Publish) -> None:
+        """Send out an AT_MOST_ONCE message. It may be lost, but the commit it went with stands."""
+        try:
             await self._engine.emit(send)
+        except TertuliaError as error:
+            logger.warning("message %s of a transaction was lost after the commit: %s", send.message_id, error)
 
     def cancel(self) -> None:
         """Drop everything that was gathered."""

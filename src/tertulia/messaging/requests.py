@@ -122,7 +122,7 @@ class RequestDesk:
             self._stop = self._engine.listen(self.address, self._on_reply)
         if message.id in self._pending:
             raise InvalidInputError(f"a request with the id {message.id!r} is waiting for its reply already")
-        waiting = self._pending[message.id] = _Waiting(message, until)
+        waiting = self._pending[message.id] = _Waiting(message, until, until - self._clock.monotonic())
         self._alarm.ring_at(until)
         return waiting
 
@@ -162,8 +162,7 @@ class RequestDesk:
         for waiting in self._pending.values():
             if waiting.until <= now:
                 message = waiting.message
-                allowed = (message.expires or 0.0) - message.sent
-                waiting.fail(RequestTimeoutError(message.receiver, message.id, allowed))
+                waiting.fail(RequestTimeoutError(message.receiver, message.id, waiting.timeout))
             else:
                 self._alarm.ring_at(waiting.until)
 
@@ -171,11 +170,12 @@ class RequestDesk:
 class _Waiting:
     """One request, and the replies to it: the first, which mostly is the only one, and those of a stream."""
 
-    __slots__ = ("first", "message", "rest", "until")
+    __slots__ = ("first", "message", "rest", "timeout", "until")
 
-    def __init__(self, message: Message, until: float) -> None:
+    def __init__(self, message: Message, until: float, timeout: float) -> None:
         self.message = message
         self.until = until
+        self.timeout = timeout
         self.first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.rest: _Rest | None = None  # made when the first reply turns out to be a part
 
