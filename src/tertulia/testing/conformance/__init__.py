@@ -27,7 +27,9 @@ from tertulia.testing.conformance import (
     memory,
     records,
     regions,
+    requests,
     topics,
+    transactions,
     watching,
 )
 from tertulia.testing.conformance._expect import PromiseBrokenError
@@ -53,8 +55,10 @@ __all__ = [
     "memory",
     "records",
     "regions",
+    "requests",
     "run_all",
     "run_case",
     "topics",
+    "transactions",
     "watching",
 ]

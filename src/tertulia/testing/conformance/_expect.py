@@ -43,7 +43,7 @@ def equal(got: T, wanted: T, what: str = "it") -> None:
 
 
 @contextmanager
-def raises(kind: type[E], **fields: object) -> Generator[list[E], None, None]:
+def raises(kind: type[E], /, **fields: object) -> Generator[list[E], None, None]:
     """Expect the block to raise exactly this kind of error, with these values in its fields; it is put in the list."""
     caught: list[E] = []
     try:
