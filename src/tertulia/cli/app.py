@@ -1,0 +1,97 @@
+"""The commands of `tertulia`. What a command needs is imported when it runs, so that `--help` answers at once.
+
+Exit codes: 0, done; 1, the work failed; 2, it was asked for in a way that cannot be done; 130, stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130  # what shells call a command that was stopped by Ctrl-C: 128 + SIGINT
+
+app = typer.Typer(
+    name="tertulia",
+    help="The communication layer for multi-agent systems: shared memory, messages, and both at once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback that comes through is a fault of ours, and is wanted whole
+    add_completion=False,
+)
+
+
+class EngineName(StrEnum):
+    """The engines that a comparison can run on."""
+
+    memory = "memory"
+
+
+def main() -> None:
+    """Run the command line, and exit with its code."""
+    try:
+        app()
+    except KeyboardInterrupt:  # before or after a command's own handling
+        sys.exit(INTERRUPTED)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer gives a callback the option's value
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - for this option only
+
+        typer.echo(f"tertulia {version('tertulia')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tertulia(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The communication layer for multi-agent systems: shared memory, messages, and both at once."""
+
+
+@app.command()
+def compare(
+    *,
+    input: Annotated[  # noqa: A002 - the name of the option
+        Path, typer.Option("--input", "-i", metavar="DIR", help="The folder of text to report on.")
+    ] = Path(),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write the report.")] = Path(
+        "build/tertulia"
+    ),
+    readers: Annotated[int, typer.Option(min=1, max=64, help="How many agents read files at once.")] = 3,
+    repeat: Annotated[int, typer.Option(min=1, max=100, help="How many measured runs of each paradigm.")] = 5,
+    engine: Annotated[EngineName, typer.Option(help="What keeps the space that the agents share.")] = EngineName.memory,
+    json: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write all figures as JSON to this file too; - for standard output alone."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Measure shared memory against messages on this machine.
+
+    A team of agents (a scout, readers, a critic and a writer) analyses a folder of text and writes a report on it:
+    once through shared memory, once through messages. Both reports must be equal to the byte. A table shows what
+    each way cost: time, latency, throughput, operations and bytes.
+    """
+    from tertulia.cli.compare import Options, run  # noqa: PLC0415 - heavy; see above
+
+    code = run(
+        Options(
+            folder=input,
+            output=output,
+            readers=readers,
+            repeat=repeat,
+            engine=engine.value,
+            json=json,
+            quiet=quiet,
+        )
+    )
+    raise typer.Exit(code)

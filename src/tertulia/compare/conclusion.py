@@ -1,0 +1,47 @@
+"""What the figures say, in one sentence, and no more than they say."""
+
+from __future__ import annotations
+
+from tertulia.compare.results import Paradigm
+from tertulia.compare.units import bytes_text, percent_text, seconds_text
+
+__all__ = ["conclude"]
+
+NOISE = 3.0  # a difference so many times as large as communication alone explains is the machine's, not the paradigm's
+
+
+def conclude(memory: Paradigm, messages: Paradigm) -> str:
+    """Return what the figures of one workload say about the choice."""
+    return f"On this workload {_about_the_job(memory, messages)}; {_about_communication(memory, messages)}."
+
+
+def _about_the_job(memory: Paradigm, messages: Paradigm) -> str:
+    first, second = memory.job.wall, messages.job.wall
+    share = max(one.alone.wall.median / one.job.wall.median for one in (memory, messages))
+    work = f"communication is {percent_text(share)} of the time, the agents' own work is the rest"
+    if first.overlaps(second):
+        return f"both take the same time within the spread ({work})"
+    faster, slower = sorted((memory, messages), key=lambda one: one.job.wall.median)
+    gap = slower.job.wall.median - faster.job.wall.median
+    ratio = slower.job.wall.median / faster.job.wall.median
+    said = f"{_through(faster)} the job is done {ratio:.2f} times as fast"
+    if gap > NOISE * abs(slower.alone.wall.median - faster.alone.wall.median):
+        return f"{said}, but that is more than communication explains ({work}), so do not rely on it"
+    return f"{said} ({work})"
+
+
+def _about_communication(memory: Paradigm, messages: Paradigm) -> str:
+    first, second = memory.alone, messages.alone
+    if first.wall.overlaps(second.wall):
+        alone = "communication alone takes about as long"
+    else:
+        faster, slower = sorted((memory, messages), key=lambda one: one.alone.wall.median)
+        ratio = slower.alone.wall.median / faster.alone.wall.median
+        alone = f"communication alone is {ratio:.1f} times as fast {_through(faster)}"
+    times = f"{seconds_text(first.wall.median)} through memory, {seconds_text(second.wall.median)} through messages"
+    read = f"the agents read {bytes_text(memory.job.bytes_read)} and {bytes_text(messages.job.bytes_read)}"
+    return f"{alone} ({times}), and {read}"
+
+
+def _through(paradigm: Paradigm) -> str:
+    return "through shared memory" if paradigm.name == "memory" else f"through {paradigm.name}"
