@@ -434,6 +434,11 @@ class Knot:
     other: Any = None
 
 
+@dataclasses.dataclass(frozen=True)
+class FrozenPoint:
+    x: int
+
+
 def knotted() -> Knot:
     knot = Knot()
     knot.other = [knot]
@@ -458,6 +463,11 @@ UNSTORABLE: dict[str, Any] = {
     "nested above 64 bits": {"n": [2**100]},
     "extension type": msgspec.msgpack.Ext(5, b"x"),
     "nested extension type": [msgspec.msgpack.Ext(-1, b"x" * 4 + b"y")],
+    "raw bytes that are no value": msgspec.Raw(b"\xc1"),
+    "raw bytes of two values": msgspec.Raw(b"\x01\x02"),
+    "a key that reads back as a dict": {FrozenPoint(1): "here"},
+    "such a key among others": {"a": 1, FrozenPoint(1): "here"},
+    "such a key within a tuple": [{(1, FrozenPoint(1)): "here"}],
     "65 levels": nested(65),
     "65 levels of dicts": {"k": nested(64)},
     "5,000 levels": nested(5_000),
