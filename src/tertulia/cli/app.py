@@ -16,6 +16,14 @@ __all__ = ["app", "main"]
 
 INTERRUPTED = 130  # what shells call a command that was stopped by Ctrl-C: 128 + SIGINT
 
+# A paragraph is a line: the help is laid out for the terminal that it is shown on.
+COMPARE_HELP = """Measure shared memory against messages on this machine.
+
+A team of agents (a scout, readers, a critic and a writer) analyses a folder of text and writes a report on it: \
+once through shared memory, once through messages. Both reports must be equal, byte for byte. Tables show what \
+each way costs: time, latency, throughput, operations and bytes.
+"""
+
 app = typer.Typer(
     name="tertulia",
     help="The communication layer for multi-agent systems: shared memory, messages, and both at once.",
@@ -41,9 +49,9 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer gives a callback the option's value
     if wanted:
-        from importlib.metadata import version  # noqa: PLC0415 - for this option only
+        from tertulia.compare.environment import own_version  # noqa: PLC0415 - for this option only
 
-        typer.echo(f"tertulia {version('tertulia')}")
+        typer.echo(f"tertulia {own_version()}")
         raise typer.Exit
 
 
@@ -57,7 +65,7 @@ def tertulia(
     """The communication layer for multi-agent systems: shared memory, messages, and both at once."""
 
 
-@app.command()
+@app.command(help=COMPARE_HELP)
 def compare(
     *,
     input: Annotated[  # noqa: A002 - the name of the option
@@ -75,12 +83,7 @@ def compare(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Measure shared memory against messages on this machine.
-
-    A team of agents (a scout, readers, a critic and a writer) analyses a folder of text and writes a report on it:
-    once through shared memory, once through messages. Both reports must be equal to the byte. A table shows what
-    each way cost: time, latency, throughput, operations and bytes.
-    """
+    """Compare, and exit with the code of the outcome."""
     from tertulia.cli.compare import Options, run  # noqa: PLC0415 - heavy; see above
 
     code = run(

@@ -29,7 +29,7 @@ def own_version() -> str:
     try:
         return version("tertulia")
     except PackageNotFoundError:
-        return "not installed"
+        return "(not installed)"
 
 
 def _processor() -> str:

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Self
 
-from tertulia import AgentInfo, ChangeKind, Finding, Space
 from tertulia.engines.base import (
     DEFAULT_LEASE,
     Change,
@@ -43,6 +42,8 @@ from tertulia.engines.base import (
     Settle,
     Stored,
 )
+from tertulia.records import AgentInfo, ChangeKind, Finding
+from tertulia.space import Space
 
 __all__ = ["AgentFigures", "Meter", "MeteredEngine", "OperationFigures", "percentile"]
 

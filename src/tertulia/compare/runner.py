@@ -19,7 +19,6 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from tertulia import Space, connect
 from tertulia.compare.conclusion import conclude
 from tertulia.compare.environment import describe_environment
 from tertulia.compare.measuring import Meter
@@ -30,6 +29,7 @@ from tertulia.compare.report_team.job import SKILLS, Job, OpenSpace, Skills
 from tertulia.compare.report_team.scouting import list_files
 from tertulia.compare.results import Comparison, Input, Paradigm
 from tertulia.compare.summary import Run, summarise
+from tertulia.space import Space, connect
 
 __all__ = [
     "ENGINES",

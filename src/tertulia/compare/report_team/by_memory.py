@@ -21,10 +21,13 @@ from typing import TypeVar
 
 from msgspec import Struct, convert
 
-from tertulia import ChangeKind, MemoryChange, SharedMemory, Space, literal
+from tertulia._names import literal
 from tertulia.compare.report_team.facts import Criticism, FileFacts, FileListing
 from tertulia.compare.report_team.job import SKILLS, Job, OpenSpace, Role, Skills, run_roles
 from tertulia.errors import ConflictError, SpaceClosedError, WatchLaggedError
+from tertulia.memory import SharedMemory
+from tertulia.records import ChangeKind, MemoryChange
+from tertulia.space import Space
 
 __all__ = ["critic", "reader", "run", "scout", "writer"]
 

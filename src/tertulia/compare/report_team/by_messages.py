@@ -17,9 +17,13 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from tertulia import DeliveryTransaction, Message, MessagePassingAgent, Reject, Space
+from tertulia.agents.message_passing import MessagePassingAgent
 from tertulia.compare.report_team.facts import Criticism, FileFacts, FileListing
 from tertulia.compare.report_team.job import SKILLS, Job, OpenSpace, Role, Skills, run_roles
+from tertulia.errors import Reject
+from tertulia.messaging.delivery import DeliveryTransaction
+from tertulia.records import Message
+from tertulia.space import Space
 
 __all__ = ["critic", "prepare", "reader", "run", "scout", "writer"]
 

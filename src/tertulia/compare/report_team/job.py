@@ -11,13 +11,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from msgspec import Struct
 
-from tertulia import Space, literal
+from tertulia._names import literal
 from tertulia.compare.report_team.criticism import criticise
 from tertulia.compare.report_team.facts import Criticism, FileFacts, FileListing
 from tertulia.compare.report_team.reading import read_file
 from tertulia.compare.report_team.scouting import list_files
 from tertulia.compare.report_team.writing import write_report
 from tertulia.errors import RemoteError
+from tertulia.space import Space
 
 __all__ = ["MAX_READERS", "SKILLS", "Job", "OpenSpace", "Role", "Skills", "run_roles"]
 
