@@ -128,14 +128,16 @@ class Mailbox:
         schedule.sequence = sequence = schedule.sequence + 1
         notes = send.notes if isinstance(send, Send) else ()
         item = Item(message_id, send.body, sequence, send.dedupe, notes, schedule.time())
-        self.stored[message_id] = item
-        if send.delay > 0.0:
+        stored = self.stored
+        stored[message_id] = item
+        if send.delay:
             self._delay(item, send.delay)
         else:
             self.ready.append(item)
             if self.claimants:
                 wake_one(self.claimants)
-        if len(self.stored) > self.options.max_size and self.options.when_full is WhenFull.DROP_OLDEST:
+        options = self.options
+        if len(stored) > options.max_size and options.when_full is WhenFull.DROP_OLDEST:
             return Sent(1, dropped=self._drop_excess())
         return _STORED_ONCE
 

@@ -198,7 +198,7 @@ class MessageBroker:
     def admit(self, claimed: Claimed) -> Message | None:
         """Return the claimed message, or None for one that must not be handled: see `turn_away`."""
         try:
-            message = message_of(claimed)
+            message = message_of(claimed, own=self.outbox.bytes_are_own)
         except DecodeError:
             return None
         if message.expires is not None and message.expires <= self.outbox.time():

@@ -145,7 +145,7 @@ class RequestDesk:
 
     def _on_reply(self, claimed: Claimed) -> None:
         try:
-            reply = message_of(claimed)
+            reply = message_of(claimed, own=self._outbox.bytes_are_own)
         except DecodeError:
             logger.exception("a reply could not be decoded and was dropped")
             return
