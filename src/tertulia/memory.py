@@ -18,6 +18,7 @@ from tertulia._clock import Clock, instant
 from tertulia._codec import convert as convert_value
 from tertulia._codec import decode_plain, encode
 from tertulia._names import (
+    MAX_KEY_BYTES,
     MAX_NAME_BYTES,
     REGION_KEYS,
     RESERVED_KEYS,
@@ -44,6 +45,7 @@ from tertulia.errors import (
     AccessDeniedError,
     ConflictError,
     InvalidInputError,
+    InvalidKeyError,
     KeyExistsError,
     KeyNotFoundError,
     VersionConflictError,
@@ -159,6 +161,7 @@ class SharedMemory:
     async def compare_and_swap(self, key: str, expected_value: object, new_value: object, *, requester: str) -> bool:
         """Replace the value if it equals `expected_value`; return whether it did. An absent key does not.
 
+        Equal is what Python calls equal, of the plain types that are stored: 1 equals 1.0 and True, NaN equals nothing.
         Owner, tags and lifetime stay, the lifetime counting from now.
         """
         put = self._make_put(key, new_value, requester, KEEP, KEEP, keep_owner=True)
@@ -554,6 +557,8 @@ def _full_key(prefix: str, key: str, agent: str) -> str:
     check_name(agent)
     if not prefix and key.startswith(REGION_KEYS):
         raise AccessDeniedError(agent, "reach", key, "its region is reached by MemoryRegion")
+    if prefix and len((prefix + key).encode()) > MAX_KEY_BYTES:
+        raise InvalidKeyError(key, f"with its region it takes more than {MAX_KEY_BYTES} bytes")
     return prefix + key
 
 

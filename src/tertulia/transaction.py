@@ -27,6 +27,8 @@ class Transaction:
     (KeyNotFoundError, KeyExistsError) if any key that was read has changed by then: what was decided from reads is
     still true when it is written. Nothing was changed then, and the whole block can be tried again.
 
+    `lost_race` tells, after a failed commit, that it failed for what had been read.
+
     Values are checked and encoded at the call, so bad input raises before anything is committed.
     """
 
@@ -42,7 +44,9 @@ class Transaction:
         self._messages: list[Message] = []
         self._settles: tuple[Settle, ...] = ()
         self._state = "open"
+        self._seen_checks: list[Check] = []
         self.revision: int | None = None
+        self.lost_race = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -159,6 +163,7 @@ class Transaction:
         try:
             committed = await self._outbox.commit(commit)
         except CheckFailed as failed:
+            self.lost_race = failed.check in self._seen_checks
             raise conflict(failed, failed.check.key) from None
         finally:
             self._state = "ended"
@@ -195,6 +200,7 @@ class Transaction:
             self._read[key] = record
             seen = Check(key, absent=True) if record is None else Check(key, record.revision)
             self._checks.append(seen)
+            self._seen_checks.append(seen)
         return self._read[key]
 
     def _put(

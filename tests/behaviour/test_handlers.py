@@ -285,3 +285,45 @@ async def test_a_message_handled_at_most_once_is_gone_after_a_failure(space: Spa
         await clock.advance(LONGEST_RETRY)
     assert attempts == [1]
     assert await space.broker.dead_letters("worker") == []
+
+
+async def test_a_handler_that_lost_a_race_over_what_it_read_is_called_again_without_counting_a_failure():
+    async with connect("memory:") as space:
+        teller = MessagePassingAgent("teller", space.broker, max_attempts=1)
+        calls = 0
+
+        @teller.on_message("default")
+        async def add(message: Message, transaction: DeliveryTransaction) -> None:
+            nonlocal calls
+            calls += 1
+            total = await transaction.read("total", reader="teller", default=0)
+            if calls < 4:  # somebody else is faster, three times
+                await space.memory.write("total", 100 * calls, owner="rival")
+            transaction.write("total", total + message.content, owner="teller")
+
+        async with teller, asyncio.timeout(10), space.memory.watch("total") as changes:
+            await MessagePassingAgent("bank", space.broker).send("teller", 5)
+            async for change in changes:
+                if change.value == 305:
+                    break
+        assert calls == 4
+        assert await space.broker.dead_letters("teller") == []
+        assert (await space.broker.get_stats()).failed == 0
+
+
+async def test_a_transaction_that_fails_for_another_reason_than_a_race_is_a_failure():
+    async with connect("memory:") as space:
+        teller = MessagePassingAgent("teller", space.broker)
+        await space.memory.write("taken", 1, owner="rival")
+        calls = 0
+
+        @teller.on_message("default")
+        async def take(message: Message, transaction: DeliveryTransaction) -> None:
+            nonlocal calls
+            calls += 1
+            transaction.create("taken", message.content, owner="teller")
+
+        async with teller:
+            with pytest.raises(RemoteError, match="KeyExistsError"):
+                await MessagePassingAgent("bank", space.broker).request("teller", 5)
+        assert calls == 1

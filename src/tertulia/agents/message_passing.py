@@ -17,6 +17,7 @@ from tertulia.agents.handlers import Function, Handler, Handlers, type_headers, 
 from tertulia.engines.base import DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import (
     AlreadySettledError,
+    ConflictError,
     DecodeError,
     InvalidInputError,
     MailboxFullError,
@@ -34,6 +35,7 @@ from tertulia.records import DeliveryMode, Message, Receipt, WhenFull, new_id
 F = TypeVar("F", bound=Function)
 
 MAX_CONCURRENCY = 1_000
+MAX_RACES = 100  # lost in a row over what a transaction read; somebody wins each, so more means a fault elsewhere
 STOP_GRACE = 30.0  # seconds that running handlers get to finish, as long as a lease
 ENGINE_RETRY = 1.0  # seconds before an agent asks a failed engine again
 
@@ -68,6 +70,7 @@ class MessagePassingAgent:
         self._ordered = ordered
         self._handlers = Handlers()
         self._consumers: dict[asyncio.Task[None], bool] = {}  # whether each is handling a message
+        self._starting = False
         self._stopping = False
         self._replied: set[str] = set()
 
@@ -78,7 +81,8 @@ class MessagePassingAgent:
 
         "default" gets what has no other handler. A class, or `content_type`, has the content rebuilt as that type;
         content that does not fit goes to the dead letters. The function takes the message, and, if it has a second
-        parameter, a DeliveryTransaction that is committed with the reply and the acknowledgement when it returns.
+        parameter, a DeliveryTransaction that is committed with the reply and the acknowledgement when it returns. If
+        what it read through the transaction has changed by then, it is called again, without counting a failure.
         What it returns answers a request; an async generator's parts are streamed. An exception is logged and
         counted, and the message is retried, or a request answered with RemoteError; see RetryLater and Reject.
         """
@@ -93,8 +97,15 @@ class MessagePassingAgent:
 
     async def start(self) -> None:
         """Register the mailbox and handle messages in the background until `stop`, or the space closes."""
-        if self._consumers:
+        if self._consumers or self._starting:
             return
+        self._starting = True
+        try:
+            await self._start()
+        finally:
+            self._starting = False
+
+    async def _start(self) -> None:
         await self.broker.register_agent(
             self.agent_id,
             max_queue_size=self._max_queue_size,
@@ -315,13 +326,24 @@ class MessagePassingAgent:
         if handler.streams:
             await self._stream(handler, claimed, delivery)
         elif handler.wants_transaction:
+            await self._handle_in_transaction(handler, message, delivery)
+        else:
+            await self._finish(claimed, message, await _result(handler.function(message)))
+
+    async def _handle_in_transaction(self, handler: Handler, message: Message, delivery: Delivery) -> None:
+        """Call a handler and commit what it did; again, if something that it read had changed by then."""
+        for races in range(MAX_RACES):
             transaction = delivery.transaction()
             result = await _result(handler.function(message, transaction))
             if self._owes_reply(message) and not transaction.replied:
                 transaction.reply(result)
-            await transaction.commit()
-        else:
-            await self._finish(claimed, message, await _result(handler.function(message)))
+            try:
+                await transaction.commit()
+            except ConflictError:
+                if not transaction.lost_race or races == MAX_RACES - 1:
+                    raise
+            else:
+                return
 
     async def _finish(
         self, claimed: Claimed, message: Message, result: object, headers: dict[str, str] | None = None

@@ -92,11 +92,13 @@ class MessageBroker:
     async def unregister_agent(self, agent_id: str) -> int:
         """Remove the agent's mailbox and subscriptions; return how many messages were still in it.
 
-        They go to the agent's dead letters, reason "unregistered", where they can still be read.
+        They go to the agent's dead letters, reason "unregistered", where they can still be read. An agent that is not
+        registered has none.
         """
         check_name(agent_id)
+        if agent_id not in {info.agent_id for info in await self.agents()}:
+            return 0
         letters = DEAD_LETTERS + agent_id
-        await self._engine.open_mailbox(letters, dead_letters.OPTIONS)
         note = self.outbox.failure(0, "unregistered")
         return await self._engine.close_mailbox(agent_id, heir=letters, note=note)
 
@@ -198,7 +200,7 @@ class MessageBroker:
     def admit(self, claimed: Claimed) -> Message | None:
         """Return the claimed message, or None for one that must not be handled: see `turn_away`."""
         try:
-            message = message_of(claimed, own=self.outbox.bytes_are_own)
+            message = message_of(claimed)
         except DecodeError:
             return None
         if message.expires is not None and message.expires <= self.outbox.time():

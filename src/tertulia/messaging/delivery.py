@@ -273,17 +273,14 @@ def _traceback(error: BaseException) -> str:
     return "".join(tracebacks.format_exception(error))
 
 
-def message_of(claimed: Claimed, *, own: bool = False) -> Message:
-    """Return the message of a claim, with its receiver and attempt. Raises DecodeError.
-
-    `own` bytes have never left this process since they were encoded, so their depth is known to be in order.
-    """
+def message_of(claimed: Claimed) -> Message:
+    """Return the message of a claim, with its receiver and attempt. Raises DecodeError."""
     body = claimed.body
     try:
         message = _MESSAGES.decode(body)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise DecodeError(f"message {claimed.message_id!r} cannot be decoded: {error}") from error
-    if not own and is_deep(body, message.content):
+    if is_deep(body, message.content):
         raise DecodeError(f"the content of message {claimed.message_id!r} is nested too deep")
     # The message was made here a moment ago and nobody else has it, so it may still be completed.
     if message.receiver != claimed.mailbox:

@@ -31,7 +31,7 @@ class Broker(Protocol):
 class MessageQueue:
     """One agent's mailbox, as `broker.queue(agent_id)`: the broker's calls with the agent filled in.
 
-    Every method raises UnknownAgentError when the agent is not registered.
+    Every method but `acknowledge` raises UnknownAgentError when the agent is not registered.
     """
 
     def __init__(self, agent_id: str, broker: Broker) -> None:
@@ -47,7 +47,7 @@ class MessageQueue:
         return await self._broker.receive(self.agent_id, timeout=timeout)
 
     async def acknowledge(self, message_id: str) -> None:
-        """Take a message out for good; see MessageBroker.acknowledge."""
+        """Take a message out for good. Raises AlreadySettledError when it is not there."""
         await self._broker.acknowledge(self.agent_id, message_id)
 
     async def size(self) -> int:

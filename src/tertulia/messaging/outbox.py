@@ -55,7 +55,6 @@ class Outbox:
         self.clock = clock
         self.time = clock.time
         self.limit = engine.capabilities.max_value_bytes
-        self.bytes_are_own = not engine.capabilities.multi_process
         self.jitter = random.random
         self.counters = Counters()
         self.log: deque[tuple[str, str, str, str, float, str]] = deque(maxlen=MESSAGE_LOG_SIZE)

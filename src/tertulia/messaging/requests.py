@@ -145,7 +145,7 @@ class RequestDesk:
 
     def _on_reply(self, claimed: Claimed) -> None:
         try:
-            reply = message_of(claimed, own=self._outbox.bytes_are_own)
+            reply = message_of(claimed)
         except DecodeError:
             logger.exception("a reply could not be decoded and was dropped")
             return
@@ -239,7 +239,7 @@ class _Rest:
         """Check a part's place in its stream; tell whether it closes it. Raises StreamBrokenError."""
         part = (reply.headers or {}).get(PART_HEADER, "")
         ends = part.startswith(_END)
-        place = int(part.removeprefix(_END))
+        place = int(part.removeprefix(_END)) if part.removeprefix(_END).isdecimal() else -1
         if place != self._expected:
             raise StreamBrokenError(reply.sender, self._expected, place)
         self._expected += not ends
