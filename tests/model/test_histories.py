@@ -1,0 +1,57 @@
+"""Many clients at once: what each of them saw can be explained by one memory, one queue, one order of changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tertulia.testing import linearizability, mailboxes, watches
+from tests.model.engines import EngineCase, on_every_engine
+from tests.model.procedures import mailbox_run, memory_history, watch_run
+
+
+@pytest.mark.parametrize("seed", range(10))
+@on_every_engine
+async def test_what_sixteen_clients_saw_of_the_memory_is_linearizable(engine: EngineCase, seed: int):
+    history = await memory_history(engine, seed=seed, clients=16, operations=10_000, keys=10 + 4 * seed)
+    assert len(history) == 10_000
+    assert overlapping(history) > 2_000, "the clients were meant to disturb each other"
+    verdict = linearizability.check(history)
+    assert verdict.ok, verdict.describe()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@on_every_engine
+async def test_of_twenty_thousand_messages_none_is_lost_doubled_or_overtaken(engine: EngineCase, seed: int):
+    events = await mailbox_run(engine, seed=seed, messages=20_000, mailboxes=1 + seed, producers=8, consumers=4)
+    assert sum(isinstance(event, mailboxes.Sent) for event in events) == 20_000
+    report = mailboxes.check(events, ordered=True)
+    assert report.ok, report.describe()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@on_every_engine
+async def test_two_hundred_watches_that_come_and_go_miss_nothing(engine: EngineCase, seed: int):
+    committed, watched = await watch_run(engine, seed=seed, commits=4_000, watches=200)
+    assert len(watched) > 150
+    report = watches.check(committed, watched)
+    assert report.ok, report.describe()
+
+
+def overlapping(history: list[linearizability.Operation]) -> int:
+    """Count the pairs of operations on one key of which each was called before the other returned."""
+    running: dict[str, list[linearizability.Operation]] = {}
+    pairs = 0
+    for operation in history:  # in the order of their calls
+        others = [o for o in running.get(operation.key, []) if (o.returned_at or 0) > operation.called_at]
+        pairs += len(others)
+        running[operation.key] = [*others, operation]
+    return pairs
+
+
+@on_every_engine
+async def test_a_watch_that_resumes_too_late_is_told_so(engine: EngineCase):
+    committed, watched = await watch_run(engine, seed=99, commits=15_000, watches=2_000)
+    gaps = [watch for watch in watched if any(isinstance(event, watches.Gap) for event in watch.events)]
+    assert gaps, "no watch asked for more than is kept"
+    report = watches.check(committed, watched)
+    assert report.ok, report.describe()
