@@ -33,7 +33,7 @@ def _about_the_job(memory: Paradigm, messages: Paradigm) -> str:
 def _about_communication(memory: Paradigm, messages: Paradigm) -> str:
     first, second = memory.alone, messages.alone
     if first.wall.overlaps(second.wall):
-        alone = "communication alone takes about as long"
+        alone = "communication alone shows no difference beyond the spread"
     else:
         faster, slower = sorted((memory, messages), key=lambda one: one.alone.wall.median)
         ratio = slower.alone.wall.median / faster.alone.wall.median

@@ -6,7 +6,7 @@ Times are in seconds, sizes in bytes. Figures "of one run" are medians over the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import median
+from statistics import median, quantiles
 
 from msgspec import Struct
 
@@ -28,22 +28,28 @@ SCHEMA = "tertulia.compare/1"
 
 
 class Spread(Struct, frozen=True, kw_only=True):
-    """Several runs in three numbers, and each of them in the order of the runs."""
+    """Several runs in three numbers, and each of them in the order of the runs.
+
+    Half of the runs are between the quartiles, so a run that something else disturbed moves none of the three.
+    """
 
     median: float
-    lowest: float
-    highest: float
+    lower_quartile: float
+    upper_quartile: float
     runs: tuple[float, ...]
 
     @classmethod
     def of(cls, runs: Iterable[float]) -> Spread:
         """Return the spread of these runs; there must be one at least."""
         values = tuple(runs)
-        return cls(median=median(values), lowest=min(values), highest=max(values), runs=values)
+        if len(values) == 1:
+            return cls(median=values[0], lower_quartile=values[0], upper_quartile=values[0], runs=values)
+        lower, _, upper = quantiles(values, n=4, method="inclusive")
+        return cls(median=median(values), lower_quartile=lower, upper_quartile=upper, runs=values)
 
     def overlaps(self, other: Spread) -> bool:
-        """Tell whether some run of the one was within the range of the other."""
-        return self.lowest <= other.highest and other.lowest <= self.highest
+        """Tell whether the middle halves of the two meet, so that neither is clearly the larger."""
+        return self.lower_quartile <= other.upper_quartile and other.lower_quartile <= self.upper_quartile
 
 
 class Latency(Struct, frozen=True, kw_only=True):
@@ -93,7 +99,10 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 
 class Paradigm(Struct, frozen=True, kw_only=True):
-    """One way to communicate. `job`: the whole work. `alone`: communication alone, all thinking remembered."""
+    """One way to communicate.
+
+    `job`: the whole work. `alone`: the same with the agents' own work remembered, so communication alone.
+    """
 
     name: str
     job: Measured
@@ -101,7 +110,7 @@ class Paradigm(Struct, frozen=True, kw_only=True):
 
 
 class Environment(Struct, frozen=True, kw_only=True):
-    """What the figures were measured on. `load`: how many processes wanted to run during the minute before."""
+    """What the figures were measured on. `load`: how many tasks wanted to run in the minute before the comparison."""
 
     tertulia: str
     python: str

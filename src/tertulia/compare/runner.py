@@ -27,7 +27,7 @@ from tertulia.compare.report_team import by_memory, by_messages
 from tertulia.compare.report_team.facts import FileListing
 from tertulia.compare.report_team.job import SKILLS, Job, OpenSpace, Skills
 from tertulia.compare.report_team.scouting import list_files
-from tertulia.compare.results import Comparison, Input, Paradigm
+from tertulia.compare.results import Comparison, Environment, Input, Paradigm
 from tertulia.compare.summary import Run, summarise
 from tertulia.space import Space, connect
 
@@ -48,6 +48,8 @@ PARADIGMS: Mapping[str, Callable[[OpenSpace, Job, Skills], Awaitable[str]]] = {
     "memory": by_memory.run,
     "messages": by_messages.run,
 }
+
+ALONE = 3  # runs of communication alone for each run of the whole job: they are short, and so easily disturbed
 
 _numbers = itertools.count(1)
 
@@ -109,6 +111,7 @@ async def compare(settings: Settings, progress: Progress) -> Outcome:
     Raises InputFolderError, FolderChangedError, ReportsDifferError; what an agent raises; TimeoutError for a team
     that is not done in time. Writes nothing to disk.
     """
+    environment = describe_environment()  # before this work is a load itself
     before = await asyncio.to_thread(_state_of, settings.folder)
     progress.begin(before.listing, 1 + settings.repeat * len(PARADIGMS))
     bench = _Bench(settings, progress)
@@ -118,7 +121,8 @@ async def compare(settings: Settings, progress: Progress) -> Outcome:
         if set(reports.values()) != {report}:
             changed = await asyncio.to_thread(_state_of, settings.folder) != before
             raise FolderChangedError(settings.folder) if changed else ReportsDifferError(reports)
-    return Outcome(comparison=_comparison(settings, before.listing, report, bench.paradigms()), report=report)
+    comparison = _comparison(settings, environment, before.listing, report, bench.paradigms())
+    return Outcome(comparison=comparison, report=report)
 
 
 class _Bench:
@@ -144,7 +148,7 @@ class _Bench:
         names = list(PARADIGMS)
         for name in names if number % 2 else reversed(names):
             self._whole[name].append(await self._work(name, number, SKILLS))
-            self._alone[name].append(await self._communicate(name))
+            self._alone[name].extend([await self._communicate(name) for _ in range(ALONE)])
         return {name: self._whole[name][-1].report for name in names}
 
     def paradigms(self) -> tuple[Paradigm, ...]:
@@ -198,11 +202,17 @@ def _modified(path: Path) -> int:
         return -1
 
 
-def _comparison(settings: Settings, listing: FileListing, report: str, paradigms: tuple[Paradigm, ...]) -> Comparison:
+def _comparison(
+    settings: Settings,
+    environment: Environment,
+    listing: FileListing,
+    report: str,
+    paradigms: tuple[Paradigm, ...],
+) -> Comparison:
     memory, messages = paradigms
     return Comparison(
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=describe_environment(),
+        environment=environment,
         engine=settings.engine,
         input=Input(
             folder=settings.folder.resolve().name,

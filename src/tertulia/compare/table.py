@@ -104,7 +104,7 @@ def _role_name(role: Agents) -> str:
 def _spread(spread: Spread) -> str:
     if len(spread.runs) == 1:
         return seconds_text(spread.median)
-    return spread_text(spread.median, spread.lowest, spread.highest)
+    return spread_text(spread.median, spread.lower_quartile, spread.upper_quartile)
 
 
 def _rate(per_second: float) -> str:
@@ -141,7 +141,7 @@ def _percentiles(latency: Latency) -> Iterable[str]:
 
 
 def _notes(comparison: Comparison) -> str:
-    spread = " (lowest to highest)" if comparison.repeat > 1 else ""
+    spread = " (quartiles)" if comparison.repeat > 1 else ""
     notes = (
         f"Wall times are medians{spread}. Communication alone is the same job, with the agents' own work remembered.",
         "Throughput counts calls to the engine; more calls for the same report are a cost, not a merit.",

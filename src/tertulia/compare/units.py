@@ -15,10 +15,10 @@ def seconds_text(seconds: float) -> str:
     return f"{_three_digits(seconds / size)} {unit}"
 
 
-def spread_text(median: float, lowest: float, highest: float) -> str:
+def spread_text(median: float, lower: float, upper: float) -> str:
     """Return durations in the unit of the median: `62.9 ms (49.2 to 76.6)`."""
     size, unit = _time_unit(median)
-    middle, low, high = (_three_digits(seconds / size) for seconds in (median, lowest, highest))
+    middle, low, high = (_three_digits(seconds / size) for seconds in (median, lower, upper))
     return f"{middle} {unit} ({low} to {high})"
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, wraps
 from typing import Any, TypeVar
 
@@ -229,6 +230,7 @@ class _Duty:
             await self.agent.start()
             await self._done
         except BaseException:  # a colleague takes over, so what is being done here is of no use any more
-            await self.agent.stop(grace=0)
+            with suppress(asyncio.CancelledError):  # what came first is what ends this
+                await self.agent.stop(grace=0)
             raise
         await self.agent.stop()  # lets the last handler commit

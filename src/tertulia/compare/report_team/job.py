@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,17 +110,22 @@ async def run_roles(open_space: OpenSpace, job: Job, roles: Mapping[str, Role]) 
     The first error of any ends them all and is raised. One that is cancelled is as one that died: the others go on
     without it. Raises TimeoutError when they take longer than the job's patience.
     """
+    errors: list[Exception] = []  # as they happen: who is cancelled while it goes down with one ends as cancelled
 
     async def work(name: str, role: Role) -> object:
         async with open_space(name) as space:
-            return await role(space)
+            try:
+                return await role(space)
+            except Exception as error:
+                errors.append(error)
+                raise
 
     limit = asyncio.timeout(job.patience)
     try:
         async with limit, asyncio.TaskGroup() as team:
             tasks = {name: team.create_task(work(name, role), name=name) for name, role in roles.items()}
     except BaseExceptionGroup as group:
-        raise _cause(group) from None
+        raise _cause(errors or group.exceptions) from None
     except TimeoutError:
         if limit.expired():
             raise TimeoutError(f"the team was not done within {job.patience:g} s") from None
@@ -128,6 +133,6 @@ async def run_roles(open_space: OpenSpace, job: Job, roles: Mapping[str, Role]) 
     return {name: task.result() for name, task in tasks.items() if not task.cancelled()}
 
 
-def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _cause(errors: Sequence[BaseException]) -> BaseException:
     """Return what happened first; that a colleague failed is only the news of it."""
-    return next((error for error in group.exceptions if not isinstance(error, RemoteError)), group.exceptions[0])
+    return next((error for error in errors if not isinstance(error, RemoteError)), errors[0])
