@@ -412,6 +412,7 @@ class _WatchRun:
                         break
                     if not to_the_end and len(events) == length:
                         break
+                    await asyncio.sleep(0)  # what is in the buffer comes at once; writers get their turn
         except WatchLaggedError:
             events.append(seen.Gap())
         finally:
