@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from tertulia.agents.message_passing import MessagePassingAgent
 from tertulia.engines.base import (
     ChangeStream,
     Claimed,
@@ -17,6 +20,7 @@ from tertulia.engines.base import (
     Send,
     Settle,
 )
+from tertulia.messaging.delivery import Delivery
 from tertulia.records import ChangeKind, Keep, Message, WhenFull
 from tertulia.space import Space
 from tertulia.testing.conformance._expect import equal, expect, within
@@ -157,3 +161,60 @@ async def register(space: Space, *agents: str) -> None:
     """Register agents with the usual settings."""
     for agent in agents:
         await space.broker.register_agent(agent)
+
+
+async def take(space: Space, agent: str = "ada", *, lease: float = 3600.0) -> Delivery:
+    """Receive a message that must be there."""
+    delivery = await space.broker.receive(agent, timeout=0, lease=lease)
+    if delivery is None:
+        expect(delivery, f"there should be a message for {agent!r}")
+        raise AssertionError
+    return delivery
+
+
+async def contents(space: Space, agent: str = "ada") -> list[object]:
+    """Receive and acknowledge everything that is there; return the contents."""
+    found: list[object] = []
+    while (delivery := await space.broker.receive(agent, timeout=0)) is not None:
+        found.append(delivery.message.content)
+        await delivery.acknowledge()
+    return found
+
+
+# --- agents ---
+
+
+def on(
+    agent: MessagePassingAgent,
+    function: Callable[[Message], object],
+    message_type: str | type = "default",
+    *,
+    content_type: type | None = None,
+) -> None:
+    """Register a function of a message as handler."""
+    agent.on_message(message_type, content_type=content_type)(function)
+
+
+def answering(space: Space, answer: Callable[[Message], Any], name: str = "ada") -> MessagePassingAgent:
+    """Return an agent, not started, with one handler for everything."""
+    agent = MessagePassingAgent(name, space.broker)
+    agent.on_message("default")(answer)
+    return agent
+
+
+async def until(h: Harness, holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await pause(h)
+            await asyncio.sleep(0)
+
+
+async def idle(h: Harness, space: Space, agent: str = "ada") -> None:
+    """Wait until the agent's mailbox is empty."""
+    async with asyncio.timeout(10):
+        while True:
+            stats = await space.broker.mailbox_stats(agent)
+            if not (stats.waiting or stats.pending or stats.delayed):
+                return
+            await pause(h)
+            await asyncio.sleep(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from tertulia.engines.base import Commit, Send
 from tertulia.errors import (
     AlreadySettledError,
     LeaseLostError,
@@ -14,34 +13,15 @@ from tertulia.errors import (
     SpaceClosedError,
     UnknownAgentError,
 )
-from tertulia.messaging.delivery import Delivery
 from tertulia.records import DeliveryMode, Message, WhenFull
 from tertulia.space import Space
-from tertulia.testing.conformance._expect import equal, expect, no, raises, running, within, yes
-from tertulia.testing.conformance._registry import MANUAL_CLOCK, case
-from tertulia.testing.conformance._steps import message, pass_time, pause, register, unit
+from tertulia.testing.conformance._expect import equal, no, raises, running, within, yes
+from tertulia.testing.conformance._registry import case
+from tertulia.testing.conformance._steps import contents, message, pass_time, pause, register, take, unit
 from tertulia.testing.conformance.harness import Harness
 
 AT_MOST_ONCE, AT_LEAST_ONCE = DeliveryMode.AT_MOST_ONCE, DeliveryMode.AT_LEAST_ONCE
 EXACTLY_ONCE = DeliveryMode.EXACTLY_ONCE
-
-
-async def take(space: Space, agent: str = "ada", *, lease: float = 3600.0) -> Delivery:
-    """Receive a message that must be there."""
-    delivery = await space.broker.receive(agent, timeout=0, lease=lease)
-    if delivery is None:
-        expect(delivery, f"there should be a message for {agent!r}")
-        raise AssertionError
-    return delivery
-
-
-async def contents(space: Space, agent: str = "ada") -> list[object]:
-    """Receive and acknowledge everything that is there; return the contents."""
-    found: list[object] = []
-    while (delivery := await space.broker.receive(agent, timeout=0)) is not None:
-        found.append(delivery.message.content)
-        await delivery.acknowledge()
-    return found
 
 
 async def _open(h: Harness, *agents: str) -> Space:
@@ -381,148 +361,6 @@ async def cancelled_block_gives_the_message_back(h: Harness) -> None:
     equal((again.attempt, again.failures), (2, 0), "the next attempt")
 
 
-# --- dead letters ---
-
-
-@case(MANUAL_CLOCK)
-async def failures_back_off_and_end_as_a_dead_letter(h: Harness) -> None:
-    """A failing message is retried with exponential backoff, at most `max_attempts` times, then dead-lettered whole."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_attempts=4)
-    sent = message("ada", {"n": 1})
-    await space.broker.send(sent)
-    for number, most in enumerate((0.1, 0.2, 0.4)):
-        delivery = await take(space)
-        yes(not await delivery.fail(ValueError(f"failure {number}")), "whether it is kept")
-        await h.advance(most / 2 - 0.01)
-        equal(await space.broker.receive("ada", timeout=0), None, f"a receive too early after {number + 1} failures")
-        await h.advance(most / 2 + 0.02)
-    yes(await (await take(space)).fail(ValueError("the last straw")), "whether it is given up")
-    await h.advance(600.0)
-    equal(await space.broker.receive("ada", timeout=0), None, "a receive afterwards")
-    letter = (await space.broker.dead_letters("ada"))[0]
-    equal((letter.agent_id, letter.message.id, letter.message.content), ("ada", sent.id, {"n": 1}), "the dead letter")
-    equal((letter.reason, letter.error), ("ValueError: the last straw", "ValueError"), "why it was given up")
-    equal([failure.attempt for failure in letter.history], [1, 2, 3, 4], "the attempts in the history")
-    expect(all("ValueError" in failure.traceback for failure in letter.history), "failures should keep tracebacks")
-
-
-@case()
-async def lost_leases_end_as_a_dead_letter(h: Harness) -> None:
-    """A message whose consumers vanish again and again is given up after `max_attempts` too."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_attempts=2)
-    await space.broker.send(message("ada", "poison"))
-    for _ in range(2):
-        await take(space, lease=unit(h))
-        await pass_time(h, 1.6)
-    equal(await space.broker.receive("ada", timeout=0), None, "a third receive")
-    equal([one.message.content for one in await space.broker.dead_letters("ada")], ["poison"], "the dead letters")
-
-
-@case()
-async def rejected_message_is_a_dead_letter_at_once(h: Harness) -> None:
-    """`reject` moves the message to the dead letters with its reason, at the first attempt."""
-    space = await _open(h)
-    await space.broker.send(message("ada", 1))
-    await (await take(space)).reject("bad request")
-    letter = (await (await h.open_again()).broker.dead_letters("ada"))[0]
-    equal((letter.reason, letter.message.content, len(letter.history)), ("bad request", 1, 1), "the dead letter")
-    equal((await space.broker.mailbox_stats("ada")).dead_letters, 1, "the count of dead letters")
-
-
-@case()
-async def rejecting_a_settled_message_buries_nothing(h: Harness) -> None:
-    """`reject` raises AlreadySettledError, and makes no dead letter, when another attempt has settled the message."""
-    space = await _open(h)
-    sent = message("ada")
-    await space.broker.send(sent)
-    delivery = await take(space)
-    await space.broker.acknowledge("ada", sent.id)
-    with raises(AlreadySettledError):
-        await delivery.reject("late")
-    equal(await space.broker.dead_letters("ada"), [], "the dead letters")
-
-
-@case()
-async def redelivered_dead_letter_starts_anew(h: Harness) -> None:
-    """`redeliver` moves one dead letter, or all, back: no failures counted, the history kept."""
-    space = await _open(h)
-    ids: list[str] = []
-    for mode in (AT_LEAST_ONCE, EXACTLY_ONCE, AT_LEAST_ONCE):
-        sent = message("ada", mode.value, delivery_mode=mode)
-        ids.append(sent.id)
-        await space.broker.send(sent)
-        await (await take(space)).reject("first time")
-    equal(await space.broker.redeliver("ada", ids[1]), 1, "how many were moved by id")
-    again = await take(space)
-    equal((again.message.id, again.attempt, again.failures), (ids[1], 1, 0), "the message, again")
-    await again.reject("second time")
-    letter = next(one for one in await space.broker.dead_letters("ada") if one.message.id == ids[1])
-    equal([failure.reason for failure in letter.history], ["first time", "second time"], "the history")
-    equal(await space.broker.redeliver("ada"), 3, "how many were moved in all")
-    equal((await space.broker.dead_letters("ada"), len(await contents(space))), ([], 3), "letters and messages")
-    equal(await space.broker.redeliver("ada"), 0, "how many are left to move")
-
-
-@case()
-async def redelivery_that_fails_loses_nothing(h: Harness) -> None:
-    """`redeliver` raises UnknownAgentError or MailboxFullError, and the dead letter stays."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_queue_size=1)
-    await space.broker.send(message("ada", "letter"))
-    await (await take(space)).reject("no")
-    await space.broker.send(message("ada", "fills it"))
-    with raises(MailboxFullError, agent_id="ada"):
-        await space.broker.redeliver("ada")
-    await space.broker.unregister_agent("ada")
-    with raises(UnknownAgentError, agent_id="ada"):
-        await space.broker.redeliver("ada")
-    equal([one.message.content for one in await space.broker.dead_letters("ada")], ["letter", "fills it"], "letters")
-
-
-@case()
-async def purged_dead_letters_are_gone(h: Harness) -> None:
-    """`purge` removes one dead letter, or all, for good; another agent's stay."""
-    space = await _open(h, "ada", "bob")
-    ids = [message("ada").id for _ in range(3)]
-    for agent, message_id in (("ada", ids[0]), ("ada", ids[1]), ("bob", ids[2])):
-        await space.broker.send(message(agent, id=message_id))
-        await (await take(space, agent)).reject("no")
-    equal(await space.broker.purge("ada", ids[0]), 1, "how many were purged by id")
-    equal([one.message.id for one in await space.broker.dead_letters("ada")], [ids[1]], "the letters left")
-    equal(await space.broker.purge("ada"), 1, "how many were purged in all")
-    equal(len(await space.broker.dead_letters("bob")), 1, "the other agent's letters")
-
-
-@case()
-async def expired_message_is_not_delivered(h: Harness) -> None:
-    """A message past its `expires` is not handed to anybody: it is a dead letter with reason "expired"."""
-    space = await _open(h)
-    now = space.clock.time()
-    await space.broker.send(message("ada", "old", expires=now + unit(h)))
-    await space.broker.send(message("ada", "lasting", expires=now + 1000 * unit(h)))
-    await pass_time(h, 1.6)
-    equal(await contents(space), ["lasting"], "what is delivered")
-    letters = await space.broker.dead_letters("ada")
-    equal([(one.message.content, one.reason) for one in letters], [("old", "expired")], "the dead letters")
-
-
-@case()
-async def undecodable_message_is_a_dead_letter(h: Harness) -> None:
-    """Bytes that are no message are a dead letter that says so, and hold up nobody."""
-    space = await _open(h)
-    await h.engine.commit(Commit(sends=(Send("ada", "broken", b"\xc1 no message"),)))
-    await space.broker.send(message("ada", "fine"))
-    equal(await contents(space), ["fine"], "what is delivered")
-    letter = (await space.broker.dead_letters("ada"))[0]
-    equal(letter.message.id, "broken", "the dead letter")
-    expect(letter.reason.startswith("undecodable"), f"the reason should say what is wrong: {letter.reason!r}")
-
-
-# --- topics and bounds ---
-
-
 @case()
 async def publication_reaches_every_subscriber(h: Harness) -> None:
     """`publish` stores a copy for each subscriber, with the topic and itself as receiver; the receipt says how many."""
@@ -555,122 +393,6 @@ async def publication_that_one_cannot_take_reaches_nobody(h: Harness) -> None:
     with raises(MailboxFullError, agent_id="ada"):
         await space.broker.publish("news", message(""))
     equal(await contents(space, "bob"), [], "what the other one gets")
-
-
-@case()
-async def full_mailbox_refuses(h: Harness) -> None:
-    """A full mailbox that rejects raises MailboxFullError at once; what is being handled counts, too."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_queue_size=1)
-    await space.broker.send(message("ada", 1))
-    with raises(MailboxFullError, agent_id="ada"):
-        await within(space.broker.send(message("ada", 2)))
-    delivery = await take(space)
-    with raises(MailboxFullError):
-        await space.broker.send(message("ada", 2))
-    await delivery.acknowledge()
-    await space.broker.send(message("ada", 3))
-    equal(await contents(space), [3], "what is there")
-
-
-@case()
-async def sender_waits_for_room(h: Harness) -> None:
-    """Where the owner chose WAIT a sender goes on as soon as a message is settled, through whichever handle."""
-    space, other = await h.open(), await h.open_again()
-    await space.broker.register_agent("ada", max_queue_size=1, when_full=WhenFull.WAIT)
-    await space.broker.send(message("ada", 1))
-    async with running(other.broker.send(message("ada", 2), timeout=100 * unit(h))) as task:
-        await pause(h)
-        no(task.done(), "whether it was sent to a full mailbox")
-        await (await take(space)).acknowledge()
-        equal((await within(task)).delivered, 1, "the receipt")
-    equal(await contents(space), [2], "what is there")
-
-
-@case()
-async def every_waiting_sender_gets_its_turn(h: Harness) -> None:
-    """Several senders that wait for room each get in as messages are settled; nothing is lost or stored twice."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_queue_size=2, when_full=WhenFull.WAIT)
-    sends = [asyncio.create_task(space.broker.send(message("ada", n), timeout=1000 * unit(h))) for n in range(10)]
-    got: list[object] = []
-    async with asyncio.timeout(10):
-        while len(got) < len(sends):
-            await pause(h)
-            got += await contents(space)
-    await within(asyncio.gather(*sends))
-    equal(sorted(map(str, got)), [str(number) for number in range(10)], "what was received")
-
-
-@case()
-async def sender_waits_no_longer_than_told(h: Harness) -> None:
-    """A sender that waits for room gets MailboxFullError after its timeout, and nothing was stored."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_queue_size=1, when_full=WhenFull.WAIT)
-    await space.broker.send(message("ada", 1))
-    async with running(space.broker.send(message("ada", 2), timeout=unit(h))) as task:
-        await pass_time(h, 0.4)
-        no(task.done(), "whether it gave up early")
-        await pass_time(h, 1.4)
-        with raises(MailboxFullError, agent_id="ada", waits=True):
-            await within(task)
-    equal(await contents(space), [1], "what is there")
-
-
-@case()
-async def sender_that_needs_more_room_waits_without_spinning(h: Harness) -> None:
-    """A commit with more messages than there is room for waits for enough of it, and lets others work meanwhile."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_queue_size=2, when_full=WhenFull.WAIT)
-    await space.broker.send(message("ada", 1))
-
-    async def send_two() -> None:
-        async with space.transaction() as tx:
-            tx.send(message("ada", 2))
-            tx.send(message("ada", 3))
-
-    async with running(send_two()) as task:
-        await within(h.advance(0))
-        no(task.done(), "whether two messages were sent where one fits")
-        await (await take(space)).acknowledge()
-        async with asyncio.timeout(10):
-            while not task.done():
-                await pass_time(h, 0.1)
-        await task
-    equal(await contents(space), [2, 3], "what is there")
-
-
-@case()
-async def cancelled_sender_sends_nothing(h: Harness) -> None:
-    """A sender that is cancelled while it waits for room has stored nothing, and keeps nobody else waiting."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_queue_size=1, when_full=WhenFull.WAIT)
-    await space.broker.send(message("ada", 1))
-    first = asyncio.create_task(space.broker.send(message("ada", 2), timeout=1000 * unit(h)))
-    await pause(h)
-    async with running(space.broker.send(message("ada", 3), timeout=1000 * unit(h))) as second:
-        await pause(h)
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-        await (await take(space)).acknowledge()
-        await within(second)
-    equal(await contents(space), [3], "what is there")
-
-
-@case()
-async def dropped_message_is_named(h: Harness) -> None:
-    """Where the owner chose DROP_OLDEST the receipt names what had to go; it is counted and logged, never silent."""
-    space = await h.open()
-    await space.broker.register_agent("ada", max_queue_size=2, when_full=WhenFull.DROP_OLDEST)
-    oldest = message("ada", 1)
-    for one in (oldest, message("ada", 2)):
-        equal((await space.broker.send(one)).dropped, (), "what was dropped while there is room")
-    receipt = await space.broker.send(message("ada", 3))
-    equal((receipt.delivered, receipt.dropped), (1, (("ada", oldest.id),)), "the receipt")
-    equal((await space.broker.get_stats()).dropped, 1, "the count of dropped messages")
-    dropped = [one.message_id for one in space.broker.message_log() if one.status == "dropped"]
-    equal(dropped, [oldest.id], "the dropped messages in the log")
-    equal(await contents(space), [2, 3], "what is there")
 
 
 @case()

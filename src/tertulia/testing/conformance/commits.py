@@ -9,10 +9,12 @@ from msgspec.structs import replace
 
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Send, Settle
 from tertulia.errors import AlreadySettledError, MailboxFullError, UnknownAgentError
-from tertulia.testing.conformance._expect import equal, expect, raises, within
+from tertulia.records import KEEP, ChangeKind, WhenFull
+from tertulia.testing.conformance._expect import equal, expect, raises, running, within, yes
 from tertulia.testing.conformance._registry import case
 from tertulia.testing.conformance._steps import (
     box,
+    changes,
     claim,
     claim_all,
     delete,
@@ -338,3 +340,56 @@ async def many_parts_in_one_commit(h: Harness) -> None:
         await claim_all(h.engine) == [f"m{number:03}" for number in range(count)],
         "the messages of one commit should come in the order of its sends",
     )
+
+
+# --- the short ways ---
+
+
+@case()
+async def short_put_is_a_commit_of_one_put(h: Harness) -> None:
+    """`put` does what a commit of that put does: record, revision, KEEP, expiry and the change that watchers see."""
+    stream = await h.engine.watch("*")
+    first = await h.engine.put(Put("k", b"1", "ada", ttl=unit(h), tags=("x",)))
+    second = await h.engine.put(Put("k", b"2", KEEP, KEEP, KEEP))
+    equal((second.body, second.owner, second.tags, second.version), (b"2", "ada", ("x",), 2), "the record")
+    equal((second.revision, second.created_revision), ((await h.engine.stats()).revision, first.revision), "revisions")
+    await pass_time(h, 1.6)
+    equal((await h.engine.put(Put("k", b"3", "bob"))).version, 1, "the version after the expiry")
+    wanted = [(ChangeKind.PUT, "k"), (ChangeKind.PUT, "k"), (ChangeKind.EXPIRE, "k"), (ChangeKind.PUT, "k")]
+    equal(await changes(stream, 4), wanted, "the changes")
+    await stream.aclose()
+
+
+@case()
+async def short_send_is_a_commit_of_one_send(h: Harness) -> None:
+    """`send` does what a commit of that send or publication does: bounds, duplicates, drops, unknown mailboxes."""
+    await box(h.engine, max_size=1)
+    await box(h.engine, "bob", max_size=1, when_full=WhenFull.DROP_OLDEST)
+    await h.engine.subscribe("bob", "news")
+    equal((await h.engine.send(Send("ada", "1", b"1"))).delivered, 1, "how many hold the first")
+    yes((await h.engine.send(Send("ada", "1", b"1"))).duplicate, "whether the second is a duplicate")
+    with raises(MailboxFullError, agent_id="ada"):
+        await h.engine.send(Send("ada", "2", b""))
+    with raises(UnknownAgentError, agent_id="nobody"):
+        await h.engine.send(Send("nobody", "m", b""))
+    equal((await h.engine.send(Send("nobody", "m", b"", optional=True))).delivered, 0, "how many hold the optional one")
+    equal((await h.engine.send(Publish("news", "old", b""))).delivered, 1, "how many hold the publication")
+    equal((await h.engine.send(Publish("news", "new", b""))).dropped, (("bob", "old"),), "what was dropped")
+    equal((await claim_all(h.engine), await claim_all(h.engine, "bob")), (["1"], ["new"]), "the messages")
+
+
+@case()
+async def short_settle_is_a_commit_of_one_settle(h: Harness) -> None:
+    """`settle` does what a commit of that settle does: once, for that sequence, with room for the next message."""
+    await box(h.engine, max_size=1)
+    await send(h.engine, "ada", "m")
+    held = await claim(h, h.engine)
+    with raises(AlreadySettledError, agent_id="ada", message_id="m"):
+        await h.engine.settle(Settle("ada", "m", held.sequence + 1))
+    async with running(h.engine.wait_for_room("ada", 100 * unit(h))) as room:
+        await pause(h)
+        await h.engine.settle(settle_of(held))
+        yes(await within(room), "whether who waited for room is woken")
+    for again in (settle_of(held), Settle("nobody", "m")):
+        with raises(AlreadySettledError):
+            await h.engine.settle(again)

@@ -215,9 +215,6 @@ async def exclusive_access_adds_to_what_was_granted(h: Harness) -> None:
     equal(await _abilities(region, "ada"), "r", "the abilities afterwards")
 
 
-# --- permissions that change under way ---
-
-
 class _Interrupted:
     """An engine in which something happens just before the next commit."""
 

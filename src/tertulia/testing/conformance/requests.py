@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from tertulia._clock import sleep
@@ -22,19 +21,10 @@ from tertulia.records import DeliveryMode, Message, WhenFull
 from tertulia.space import Space
 from tertulia.testing.conformance._expect import equal, expect, logged, no, raises, running, within, yes
 from tertulia.testing.conformance._registry import MANUAL_CLOCK, case
-from tertulia.testing.conformance._steps import message, pass_time, pause, register, unit
-from tertulia.testing.conformance.broker import take
+from tertulia.testing.conformance._steps import answering, message, pass_time, pause, register, take, unit
 from tertulia.testing.conformance.harness import Harness
 
-Answer = Callable[[Message], Any]
 ENDLESS = 1000.0  # units: a timeout that no case waits out
-
-
-def _agent(space: Space, answer: Answer, name: str = "ada") -> MessagePassingAgent:
-    """Return an agent, not started, with one handler for everything."""
-    agent = MessagePassingAgent(name, space.broker)
-    agent.on_message("default")(answer)
-    return agent
 
 
 async def _ask(h: Harness, space: Space, content: object = "ask", *, to: str = "ada", **fields: Any) -> Message:
@@ -46,7 +36,7 @@ async def _ask(h: Harness, space: Space, content: object = "ask", *, to: str = "
 async def reply_comes_back(h: Harness) -> None:
     """A request returns the reply to it, from its receiver, with the request's id as correlation id."""
     space = await h.open()
-    async with _agent(space, lambda request: request.content * 2):
+    async with answering(space, lambda request: request.content * 2):
         request = message("ada", 21)
         reply = await within(space.broker.request_response(request, timeout=ENDLESS * unit(h)))
         equal((reply.content, reply.sender, reply.correlation_id), (42, "ada", request.id), "the reply")
@@ -57,7 +47,7 @@ async def replies_find_their_requests(h: Harness) -> None:
     """Of requests that wait at the same time, on several handles, each gets its own reply."""
     space, other = await h.open(), await h.open_again()
     asker = MessagePassingAgent("asker", other.broker)
-    async with _agent(space, lambda request: [request.content]):
+    async with answering(space, lambda request: [request.content]):
         asked = [asker.request("ada", number, timeout=ENDLESS * unit(h)) for number in range(10)]
         asked += [_content(_ask(h, space, number)) for number in range(10, 20)]
         equal(await within(asyncio.gather(*asked)), [[number] for number in range(20)], "the replies")
@@ -140,7 +130,7 @@ async def late_reply_is_dropped_and_logged(h: Harness) -> None:
         await gate.wait()
         return "late"
 
-    async with _agent(space, slow):
+    async with answering(space, slow):
         with raises(RequestTimeoutError):
             async with running(space.broker.request_response(message("ada"), timeout=unit(h))) as task:
                 await pass_time(h, 1.6)
@@ -210,7 +200,7 @@ async def failing_handler_answers_at_once(h: Harness) -> None:
     def fail(_: Message) -> None:
         raise ValueError("no such thing")
 
-    async with _agent(space, fail):
+    async with answering(space, fail):
         with logged() as lines, raises(RemoteError, agent_id="ada", kind="ValueError", detail="no such thing"):
             await _ask(h, space)
         letters = await space.broker.dead_letters("ada")
@@ -226,7 +216,7 @@ async def rejecting_handler_answers_at_once(h: Harness) -> None:
     def refuse(_: Message) -> None:
         raise Reject("not my job")
 
-    async with _agent(space, refuse):
+    async with answering(space, refuse):
         with raises(RemoteError, agent_id="ada", detail="not my job"):
             await _ask(h, space)
         equal([one.reason for one in await space.broker.dead_letters("ada")], ["not my job"], "the dead letters")
@@ -243,7 +233,6 @@ async def missing_handler_answers_at_once(h: Harness) -> None:
         return "fine"
 
     async with agent:
-        yes(callable(answer), "whether the handler is still a function")
         equal((await _ask(h, space, {"type": "known"})).content, "fine", "the reply to a known type")
         with raises(RemoteError, agent_id="ada") as caught:
             await _ask(h, space, {"type": "unknown"})
@@ -254,7 +243,7 @@ async def missing_handler_answers_at_once(h: Harness) -> None:
 async def answer_that_cannot_be_stored_is_a_failure(h: Harness) -> None:
     """A handler whose result cannot be encoded answers with RemoteError, and its agent goes on."""
     space = await h.open()
-    async with _agent(space, lambda request: object() if request.content == "bad" else "fine"):
+    async with answering(space, lambda request: object() if request.content == "bad" else "fine"):
         with logged(), raises(RemoteError, kind="EncodeError"):
             await _ask(h, space, "bad")
         equal((await _ask(h, space, "good")).content, "fine", "the next reply")
@@ -264,7 +253,7 @@ async def answer_that_cannot_be_stored_is_a_failure(h: Harness) -> None:
 async def reply_goes_with_the_acknowledgement(h: Harness) -> None:
     """The reply and the acknowledgement are one commit: when the reply is there, the request is settled."""
     space = await h.open()
-    async with _agent(space, lambda _: "done"):
+    async with answering(space, lambda _: "done"):
         await _ask(h, space)
         stats = await space.broker.mailbox_stats("ada")
     equal((stats.waiting, stats.pending, stats.dead_letters), (0, 0, 0), "the mailbox")
@@ -316,7 +305,7 @@ async def handler_result_of_a_plain_message_goes_nowhere(h: Harness) -> None:
         handled.set()
         return "nobody asked"
 
-    async with _agent(space, handle):
+    async with answering(space, handle):
         await space.broker.send(message("ada"))
         await within(handled.wait())
     equal((await space.broker.mailbox_stats("ada")).pending, 0, "how many messages are pending")
@@ -327,7 +316,7 @@ async def handler_result_of_a_plain_message_goes_nowhere(h: Harness) -> None:
 async def fleeting_request_is_answered(h: Harness) -> None:
     """An AT_MOST_ONCE request to an agent that is there is answered, and neither it nor its reply is stored."""
     space = await h.open()
-    async with _agent(space, lambda request: [request.content]):
+    async with answering(space, lambda request: [request.content]):
         await pause(h)
         reply = await _ask(h, space, "quick", delivery_mode=DeliveryMode.AT_MOST_ONCE)
         equal(reply.content, ["quick"], "the reply")
@@ -335,7 +324,7 @@ async def fleeting_request_is_answered(h: Harness) -> None:
     def fail(_: Message) -> None:
         raise ValueError("no")
 
-    async with _agent(space, fail, "bob"):
+    async with answering(space, fail, "bob"):
         await pause(h)
         with logged(), raises(RemoteError, agent_id="bob", kind="ValueError"):
             await _ask(h, space, to="bob", delivery_mode=DeliveryMode.AT_MOST_ONCE)
@@ -363,7 +352,7 @@ async def cancelled_request_waits_for_nothing(h: Harness) -> None:
         await gate.wait()
         return "late"
 
-    async with _agent(space, slow):
+    async with answering(space, slow):
         async with running(space.broker.request_response(message("ada"), timeout=ENDLESS * unit(h))):
             await pause(h)
         with logged():
@@ -384,140 +373,9 @@ async def request_id_waits_once(h: Harness) -> None:
         return "answer"
 
     request = message("ada")
-    async with _agent(space, slow), running(_ask(h, space, id=request.id)) as first:
+    async with answering(space, slow), running(_ask(h, space, id=request.id)) as first:
         await pause(h)
         with raises(InvalidInputError):
             await within(space.broker.request_response(request, timeout=ENDLESS))
         gate.set()
         equal((await within(first)).content, "answer", "the first one's reply")
-
-
-# --- streams ---
-
-
-async def _three(_: Message) -> AsyncIterator[str]:
-    for part in ("one", "two", "three"):
-        yield part
-
-
-@case()
-async def streamed_reply_comes_in_parts(h: Harness) -> None:
-    """What an async generator yields comes part by part, in order, while it still runs."""
-    space = await h.open()
-    gate = asyncio.Event()
-
-    async def tokens(_: Message) -> AsyncIterator[str]:
-        yield "one"
-        await gate.wait()
-        yield "two"
-
-    async with _agent(space, tokens):
-        stream = space.broker.request_stream(message("ada"), timeout=ENDLESS * unit(h))
-        equal((await within(anext(stream))).content, "one", "the first part, while the handler waits")
-        gate.set()
-        equal([part.content async for part in stream], ["two"], "the other parts")
-    equal((await space.broker.mailbox_stats("ada")).pending, 0, "how many messages are pending")
-
-
-@case()
-async def streamed_reply_to_a_plain_request_comes_as_a_list(h: Harness) -> None:
-    """A request whose reply is streamed returns all parts as a list; one that yields nothing, an empty list."""
-    space = await h.open()
-
-    async def nothing(_: Message) -> AsyncIterator[str]:
-        for part in ():
-            yield part
-
-    async with _agent(space, _three), _agent(space, nothing, "bob"):
-        equal((await _ask(h, space)).content, ["one", "two", "three"], "the reply")
-        equal((await _ask(h, space, to="bob")).content, [], "the empty reply")
-
-
-@case()
-async def plain_reply_to_a_stream_is_one_part(h: Harness) -> None:
-    """A reply that is not streamed comes as the one part of `request_stream`."""
-    space = await h.open()
-    async with _agent(space, lambda _: "whole"):
-        stream = space.broker.request_stream(message("ada"), timeout=ENDLESS * unit(h))
-        equal([part.content async for part in stream], ["whole"], "the parts")
-
-
-@case()
-async def stream_that_fails_ends_with_the_error(h: Harness) -> None:
-    """When the generator fails the parts it yielded come first, then RemoteError."""
-    space = await h.open()
-
-    async def fail(_: Message) -> AsyncIterator[str]:
-        yield "one"
-        raise ValueError("out of words")
-
-    parts: list[object] = []
-    async with _agent(space, fail):
-        with logged(), raises(RemoteError, kind="ValueError", detail="out of words"):
-            async for part in space.broker.request_stream(message("ada"), timeout=ENDLESS * unit(h)):
-                parts.append(part.content)  # noqa: PERF401 - what came before the error counts
-        with logged(), raises(RemoteError, kind="ValueError"):
-            await _ask(h, space)
-    equal(parts, ["one"], "the parts that came")
-
-
-@case()
-async def stream_has_one_deadline(h: Harness) -> None:
-    """A stream's timeout bounds the whole of it: the parts that came are there, then RequestTimeoutError."""
-    space = await h.open()
-
-    async def endless(_: Message) -> AsyncIterator[str]:
-        yield "one"
-        await sleep(space.clock, ENDLESS * unit(h))
-        yield "two"
-
-    parts: list[object] = []
-
-    async def read() -> None:
-        async for part in space.broker.request_stream(message("ada"), timeout=unit(h)):
-            parts.append(part.content)  # noqa: PERF401 - what came before the error counts
-
-    agent = _agent(space, endless)
-    await agent.start()
-    async with running(read()) as task:
-        await pass_time(h, 1.6)
-        with raises(RequestTimeoutError, receiver="ada"):
-            await within(task)
-    equal(parts, ["one"], "the parts that came")
-    await agent.stop(grace=0)
-
-
-@case()
-async def abandoned_stream_ends_its_generator(h: Harness) -> None:
-    """A requester that is gone ends the generator, whose cleanup runs, and the agent goes on."""
-    space, other = await h.open(), await h.open_again()
-    cleaned = asyncio.Event()
-
-    async def endless(_: Message) -> AsyncIterator[str]:
-        try:
-            while True:
-                yield "more"
-                await asyncio.sleep(0)
-        finally:
-            cleaned.set()
-
-    async with _agent(space, endless):
-        stream = other.broker.request_stream(message("ada"), timeout=ENDLESS * unit(h))
-        await within(anext(stream))
-        with logged():
-            await other.aclose()
-            await within(cleaned.wait())
-            with raises(SpaceClosedError):
-                async for _ in stream:
-                    pass
-
-
-@case()
-async def streamed_fleeting_reply(h: Harness) -> None:
-    """An AT_MOST_ONCE request may be answered in parts, too."""
-    space = await h.open()
-    async with _agent(space, _three):
-        await pause(h)
-        request = message("ada", delivery_mode=DeliveryMode.AT_MOST_ONCE)
-        stream = space.broker.request_stream(request, timeout=ENDLESS * unit(h))
-        equal([part.content async for part in stream], ["one", "two", "three"], "the parts")

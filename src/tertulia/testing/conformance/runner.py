@@ -112,7 +112,10 @@ async def run_case(case: Case, harness: Harness, *, limit: float = CASE_LIMIT) -
 async def run_all(
     make_harness: Callable[[], Harness], *, only: Iterable[Case] | None = None, limit: float = CASE_LIMIT
 ) -> Report:
-    """Run every case (or only those given), one after the other, each on a harness of its own."""
+    """Run every case, one after the other, each on a harness of its own.
+
+    `only` is for a closer look at some: such a report says nothing about the others.
+    """
     chosen = cases() if only is None else tuple(only)
     return Report(tuple([await run_case(case, make_harness(), limit=limit) for case in chosen]))
 

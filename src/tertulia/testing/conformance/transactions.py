@@ -19,8 +19,7 @@ from tertulia.records import DeliveryMode
 from tertulia.space import Space
 from tertulia.testing.conformance._expect import equal, expect, no, raises, running, within, yes
 from tertulia.testing.conformance._registry import case
-from tertulia.testing.conformance._steps import message, pass_time, pause, register, unit
-from tertulia.testing.conformance.broker import contents, take
+from tertulia.testing.conformance._steps import contents, message, pass_time, pause, register, take, unit
 from tertulia.testing.conformance.harness import Harness
 from tertulia.transaction import Transaction
 
