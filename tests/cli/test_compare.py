@@ -1,0 +1,362 @@
+"""`tertulia compare` as a user runs it: in a process of its own, with its output going somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import tertulia
+from tertulia.cli.compare import Options, run
+from tertulia.compare import runner
+from tertulia.compare.report_team.job import MAX_READERS
+from tertulia.compare.results import SCHEMA, Comparison
+from tertulia.compare.runner import ENGINES
+
+PACKAGE = Path(tertulia.__file__).parents[1]
+LONGEST = 60  # seconds; they take about one, so this is met by a hang only
+LONG_NAME = "a-folder-whose-name-is-so-long-that-no-terminal-of-eighty-columns-could-show-the-line-that-it-stands-in"
+
+FILES = {
+    "README.md": "# Team\n\nRead the [guide](guide.md) and the [missing page](nowhere.md).\n",
+    "guide.md": "# Guide\n\nThe dead-letter queue keeps what nobody could handle.\n",
+    "tool.py": '"""A tool."""\n',
+}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / LONG_NAME
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR", "COLUMNS"}}
+    return kept | {"PYTHONPATH": str(PACKAGE), "PYTHONIOENCODING": "utf-8"} | more
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Run:
+    """Run `tertulia` with these arguments, in a folder that is not the one that is reported on."""
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def call(*arguments: str | Path, cwd: Path = home, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-W", "error", "-m", "tertulia", *map(str, arguments)],
+            cwd=cwd,
+            env=environment(**more),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=LONGEST,
+            check=False,
+        )
+
+    return call
+
+
+# --- What it prints and writes -------------------------------------------------------------------
+
+
+def test_it_prints_the_tables_writes_the_report_and_keeps_the_progress_apart(
+    command: Run, folder: Path, tmp_path: Path
+):
+    done = command("compare", "--input", folder, "--repeat", "2")
+
+    report = tmp_path / "home" / "build" / "tertulia" / "report.md"
+    assert done.returncode == 0, done.stderr
+    assert report.read_text(encoding="utf-8").startswith(f"# Report on `{LONG_NAME}`\n\n3 files read:")
+    for said in ("wall time", "throughput", "messages delivered", "bytes written", "by the 3 readers", "p99"):
+        assert said in done.stdout
+    assert re.search(r"^  write +\d+", done.stdout, re.MULTILINE)
+    assert re.search(r"^  send \+ acknowledge +\d+ ", done.stdout, re.MULTILINE)
+    assert re.search(r"^On this workload .+ and the agents read .+\.$", done.stdout, re.MULTILINE)
+    assert "build/tertulia/report.md" in done.stdout
+    assert "warm-up" not in done.stdout
+    assert re.findall(r"^(.+), run (\d) of 2: ", done.stderr, re.MULTILINE) == [
+        ("shared memory", "1"),
+        ("messages", "1"),
+        ("messages", "2"),
+        ("shared memory", "2"),
+    ]
+
+
+def test_what_is_piped_is_plain_whole_and_without_padding(command: Run, folder: Path):
+    done = command("compare", "--input", folder, "--repeat", "1", COLUMNS="40", TERM="xterm-256color")
+
+    lines = done.stdout.splitlines()
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "…" not in done.stdout
+    assert [line for line in lines if line != line.rstrip()] == []
+    setting = f"in {LONG_NAME}; a scout, 3 readers, a critic and a writer; 1 run each way"
+    assert any(setting in line for line in lines), "a sentence is one line"
+
+
+def test_colours_follow_the_terminal_and_no_color_forbids_them(command: Run, folder: Path):
+    coloured = command("compare", "--input", folder, "--repeat", "1", FORCE_COLOR="1", TERM="xterm-256color")
+    plain = command("compare", "--input", folder, "--repeat", "1", FORCE_COLOR="1", TERM="xterm-256color", NO_COLOR="1")
+
+    colour = re.compile(r"\x1b\[(?:3|4|9)\d")  # foreground and background; bold is no colour
+    assert "\x1b[1m" in coloured.stdout
+    assert not colour.search(plain.stdout)
+
+
+def test_quiet_shows_the_tables_and_nothing_else(command: Run, folder: Path):
+    done = command("compare", "--input", folder, "--repeat", "1", "--quiet")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "On this workload" in done.stdout
+
+
+def test_the_report_does_not_change_from_run_to_run_nor_with_the_number_of_readers(command: Run, folder: Path):
+    """Also where the output is below the folder that is read, which is where it goes by default."""
+    reports: set[bytes] = set()
+    for readers in ("1", "5"):
+        done = command("compare", "--repeat", "1", "--readers", readers, "--quiet", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        reports.add((folder / "build" / "tertulia" / "report.md").read_bytes())
+
+    assert len(reports) == 1
+    assert b"report.md" not in reports.pop()
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def figures(text: str | bytes) -> Comparison:
+    """Decode JSON as the documented schema has it, to the letter."""
+    found = msgspec.json.decode(text, type=Comparison)
+    assert msgspec.json.decode(msgspec.json.encode(found)) == msgspec.json.decode(text), (
+        "every field that is written is documented"
+    )
+    return found
+
+
+def test_json_to_standard_output_is_all_that_is_there(command: Run, folder: Path, tmp_path: Path):
+    done = command("compare", "--input", folder, "--repeat", "3", "--readers", "2", "--json", "-")
+
+    found = figures(done.stdout)
+    report = (tmp_path / "home" / "build" / "tertulia" / "report.md").read_bytes()
+    assert done.stdout.startswith("{\n")
+    assert (found.schema, found.engine, found.readers, found.repeat) == (SCHEMA, "memory", 2, 3)
+    assert (found.input.folder, found.input.files, found.input.complete) == (LONG_NAME, 3, True)
+    assert found.input.bytes == sum(len(text) for text in FILES.values())
+    assert (found.report_bytes, found.report_sha256) == (len(report), sha256(report).hexdigest())
+    assert [paradigm.name for paradigm in found.paradigms] == ["memory", "messages"]
+    assert "warm-up" in done.stderr
+
+
+def test_the_json_has_the_figures_of_each_paradigm(command: Run, folder: Path, tmp_path: Path):
+    file = tmp_path / "figures.json"
+    done = command("compare", "--input", folder, "--repeat", "1", "--json", file)
+
+    memory, messages = figures(file.read_bytes()).paradigms
+    assert "On this workload" in done.stdout
+    for paradigm in (memory, messages):
+        assert (len(paradigm.job.wall.runs), len(paradigm.alone.wall.runs)) == (1, 3)
+        assert paradigm.job.operations == sum(role.operations for role in paradigm.job.roles)
+        assert {role.role: role.agents for role in paradigm.job.roles if role.role != "office"} == {
+            "scout": 1,
+            "reader": 3,
+            "critic": 1,
+            "writer": 1,
+        }
+        assert paradigm.job.throughput > 0
+    assert (memory.job.messages_received, messages.job.changes_noticed) == (0, 0)
+    # A message for each file, and the facts of each to two; expect, judgement, request, reply and a goodbye to each.
+    assert messages.job.messages_received == 3 * len(FILES) + 4 + 3
+    kinds = {operation.kind: operation for operation in memory.job.kinds}
+    # Work item, claim and facts of each file; listing, ready, criticism and report.
+    assert kinds["write"].count - kinds["write"].refused == 3 * len(FILES) + 4
+
+
+# --- What goes wrong -----------------------------------------------------------------------------
+
+
+def problem(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """Return the one line of an error, with nothing on standard output."""
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("tertulia compare: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_a_folder_that_is_missing_is_bad_input(command: Run, tmp_path: Path):
+    assert "missing: no such folder" in problem(command("compare", "--input", tmp_path / "missing"), 2)
+    assert not (tmp_path / "home" / "build").exists()
+
+
+def test_a_folder_without_text_is_bad_input(command: Run, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+
+    assert "no text file in this folder" in problem(command("compare", "--input", tmp_path / "empty"), 2)
+
+
+def test_a_file_instead_of_a_folder_is_bad_input(command: Run, folder: Path):
+    assert "README.md: not a folder" in problem(command("compare", "--input", folder / "README.md"), 2)
+
+
+def test_an_output_that_the_next_run_would_read_is_bad_input(command: Run, folder: Path):
+    done = command("compare", "--input", folder, "--output", folder / "reports")
+
+    assert "inside the input folder, so the next run would read it" in problem(done, 2)
+    assert not (folder / "reports").exists()
+
+
+def test_an_output_that_cannot_be_a_folder_is_bad_input(command: Run, folder: Path, tmp_path: Path):
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+
+    assert "cannot be made a folder" in problem(
+        command("compare", "--input", folder, "--output", tmp_path / "taken" / "out"), 2
+    )
+
+
+def test_a_json_file_that_cannot_be_written_is_bad_input_before_any_work(command: Run, folder: Path, tmp_path: Path):
+    done = command("compare", "--input", folder, "--json", tmp_path / "missing" / "figures.json")
+
+    assert "not a file in a folder that exists" in problem(done, 2)
+    assert "warm-up" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--readers", "0"],
+        ["--readers", "65"],
+        ["--repeat", "0"],
+        ["--repeat", "some"],
+        ["--engine", "unknown"],
+        ["--nonsense"],
+    ],
+)
+def test_an_option_outside_its_range_is_bad_input(command: Run, arguments: list[str]):
+    done = command("compare", *arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert arguments[0] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def options(folder: Path, tmp_path: Path) -> Options:
+    return Options(folder=folder, output=tmp_path / "out", readers=2, repeat=1, engine="memory", json=None, quiet=True)
+
+
+def test_reports_that_differ_are_an_error_and_both_are_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def forge(*_: object) -> str:
+        return "# Another report\n"
+
+    monkeypatch.setitem(runner.PARADIGMS, "messages", forge)
+
+    assert run(options(folder, tmp_path)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "different reports" in printed.err
+    assert (tmp_path / "out" / "report-by-messages.md").read_text(encoding="utf-8") == "# Another report\n"
+    assert (tmp_path / "out" / "report-by-memory.md").read_text(encoding="utf-8").startswith("# Report on ")
+    assert not (tmp_path / "out" / "report.md").exists()
+
+
+def test_a_folder_that_changes_meanwhile_is_not_blamed_on_the_paradigms(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    paradigm = runner.PARADIGMS["messages"]
+
+    async def run_while_somebody_writes(*arguments: object) -> str:
+        (folder / "guide.md").write_text("# Changed\n", encoding="utf-8")
+        return await paradigm(*arguments)  # type: ignore[arg-type] - handed on as they came
+
+    monkeypatch.setitem(runner.PARADIGMS, "messages", run_while_somebody_writes)
+
+    assert run(options(folder, tmp_path)) == 1
+    assert "its files changed during the comparison" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_is_one_line_and_exit_code_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def fail(*_: object) -> str:
+        raise TimeoutError("the team was not done within 600 s")
+
+    monkeypatch.setitem(runner.PARADIGMS, "messages", fail)
+
+    assert run(options(folder, tmp_path)) == 1
+    assert capsys.readouterr().err == "tertulia compare: TimeoutError: the team was not done within 600 s\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_ends_it_at_once_with_its_own_exit_code(folder: Path, tmp_path: Path):
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "tertulia", "compare", "--input", str(folder), "--repeat", "100", "--output", "out"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert process.stderr is not None
+    assert "reading 3 files" in process.stderr.readline()
+    assert "warm-up" in process.stderr.readline()
+
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=LONGEST)
+
+    assert (process.returncode, out) == (130, "")
+    assert errors.splitlines()[-1] == "tertulia compare: stopped; nothing was written"
+    assert "Traceback" not in errors
+    assert time.monotonic() - began < LONGEST / 2
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# --- The command line itself ---------------------------------------------------------------------
+
+
+def test_help_lists_the_commands_and_loads_nothing_heavy(command: Run, tmp_path: Path):
+    script = tmp_path / "home" / "look.py"
+    script.write_text(
+        "import sys\n"
+        "from tertulia.cli import main\n"
+        "sys.argv = ['tertulia', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "print([name for name in sys.modules if name.startswith(('rich.progress', 'tertulia.compare', 'apsw'))])\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, script], env=environment(), capture_output=True, encoding="utf-8", timeout=LONGEST, check=True
+    )
+
+    assert "compare" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "--input" in command("compare", "--help").stdout
+
+
+def test_version_names_the_program(command: Run):
+    done = command("--version")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"tertulia (\d+\.\d+\.\d+\S*|\(not installed\))\n", done.stdout)
+
+
+def test_the_options_offer_what_the_runner_has(command: Run):
+    shown = command("compare", "--help", COLUMNS="200").stdout
+
+    assert f"1<=x<={MAX_READERS}" in shown
+    assert f"<{'|'.join(ENGINES)}>" in shown
