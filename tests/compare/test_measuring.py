@@ -354,6 +354,13 @@ def test_runs_that_overlap_are_called_equal():
     assert said.endswith("and the agents read 2.00 kB and 2.00 kB.")
 
 
+def test_two_runs_are_too_few_to_call_one_faster():
+    said = conclude(paradigm("memory", [2.0, 2.0], [1.5] * 6), paradigm("messages", [1.0, 1.0], [0.5] * 6))
+
+    assert "fewer than 3 runs each way cannot tell which is faster" in said
+    assert "times as fast (communication" not in said
+
+
 def test_a_difference_that_communication_explains_is_stated_with_its_size():
     said = conclude(
         paradigm("memory", [2.0, 2.0, 2.0], [1.5, 1.5, 1.5]), paradigm("messages", [1.0, 1.0, 1.0], [0.5, 0.5, 0.5])

@@ -9,6 +9,8 @@ __all__ = ["conclude"]
 
 NOISE = 3.0  # a difference so many times as large as communication alone explains is the machine's, not the paradigm's
 
+MIN_RUNS = 3  # with fewer there is no spread to compare a difference with
+
 
 def conclude(memory: Paradigm, messages: Paradigm) -> str:
     """Return what the figures of one workload say about the choice."""
@@ -19,6 +21,8 @@ def _about_the_job(memory: Paradigm, messages: Paradigm) -> str:
     first, second = memory.job.wall, messages.job.wall
     share = max(one.alone.wall.median / one.job.wall.median for one in (memory, messages))
     work = f"communication is {percent_text(share)} of the time, the agents' own work is the rest"
+    if len(first.runs) < MIN_RUNS:
+        return f"fewer than {MIN_RUNS} runs each way cannot tell which is faster ({work})"
     if first.overlaps(second):
         return f"both take the same time within the spread ({work})"
     faster, slower = sorted((memory, messages), key=lambda one: one.job.wall.median)
