@@ -222,6 +222,21 @@ async def test_a_message_that_is_handed_over_at_most_once_is_counted_like_any_ot
     assert script.meter.agents["receiver"].bytes_read == script.meter.agents["sender"].bytes_written
 
 
+async def test_a_call_that_is_cancelled_under_way_is_no_operation(script: Script, monkeypatch: pytest.MonkeyPatch):
+    async def never(*_: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async with await connect("memory:") as plain, script.meter.space(plain, "agent") as space:
+        monkeypatch.setattr(plain.engine, "get", never)
+        reading = asyncio.create_task(space.memory.read("a", reader="agent"))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading], timeout=LONGEST)
+
+    assert reading.cancelled()
+    assert script.counts("agent") == {}
+
+
 async def test_a_cancelled_wait_is_no_operation(script: Script):
     async with script.agent("receiver") as receiver:
         await receiver.broker.register_agent("receiver")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from tertulia.compare.report_team.job import SKILLS, Job, Skills, run_roles
 from tertulia.compare.report_team.reading import read_file
 from tertulia.compare.report_team.scouting import list_files
 from tertulia.compare.report_team.writing import write_report
+from tertulia.errors import RemoteError
 from tertulia.testing import ManualClock
 
 LONGEST = 30  # seconds; each of these takes less than one, so this is met by a hang only
@@ -238,39 +238,56 @@ def at_once() -> Skills:
     )
 
 
-async def test_through_memory_a_reader_that_lost_its_claim_but_finishes_first_hands_in_and_the_other_does_not(
-    folder: Path,
-):
-    clock = ManualClock()
-    job = Job.on_folder(made(folder / "single", {"one.md": "# One\n"}), readers=2)
-    slow = asyncio.Event()
-    begun = 0
+async def test_through_messages_the_file_of_a_frozen_reader_goes_to_another_when_the_jobs_lease_ends(folder: Path):
+    clock, stuck = ManualClock(), Stuck()
+    job = Job(folder=str(folder), readers=2, lease=5.0)
+    spaces: dict[str, Space] = {}
 
-    async def read_slowly(folder: str, path: str) -> FileFacts:
-        nonlocal begun
-        begun += 1
-        if begun > 1:
-            await slow.wait()  # the one that takes over is even slower
-        else:
-            await asyncio.to_thread(second_began.wait, LONGEST)
+    @asynccontextmanager
+    async def open_space(agent: str) -> AsyncIterator[Space]:
+        async with connect("memory:frozen", clock=clock) as spaces[agent]:
+            yield spaces[agent]
+
+    run = asyncio.create_task(by_messages.run(open_space, job, stuck.skills))
+    path = await asyncio.wait_for(stuck.path, LONGEST)
+    await clock.advance(3 * job.lease)
+    assert path not in stuck.read, "a reader that is slow but alive keeps its file"
+
+    spaces["reader 1"].broker.leases.close()  # from here on it renews nothing, as a stopped process does
+    await clock.advance(job.lease + 1)
+    assert path in stuck.read
+    task_named("reader 1").cancel()
+    assert await asyncio.wait_for(run, LONGEST) == report_without_a_team(folder)
+
+
+async def test_through_memory_whoever_finishes_first_hands_in_though_the_claim_is_lost(tmp_path: Path):
+    clock = ManualClock()
+    folder = made(tmp_path / "single", {"one.md": "# One\n"})
+    job = Job.on_folder(folder, readers=2)
+    may_finish = [asyncio.Event(), asyncio.Event()]
+    begun: list[str] = []
+
+    async def read_when_told(folder: str, path: str) -> FileFacts:
+        begun.append(path)
+        await may_finish[len(begun) - 1].wait()
         return read_file(folder, path)
 
-    second_began = threading.Event()
-    skills = replace(at_once(), read_file=read_slowly)
-    run = asyncio.create_task(by_memory.run(space_for("slow", clock), job, skills))
-    await clock.advance(job.lease + 1)
-    assert begun == 2, "the claim expired, so the other reader has begun too"
+    open_space = space_for("slow", clock)
+    run = asyncio.create_task(by_memory.run(open_space, job, replace(at_once(), read_file=read_when_told)))
+    await clock.advance(job.lease - 1)
+    assert len(begun) == 1, "the claim holds"
+    await clock.advance(2)
+    assert len(begun) == 2, "the other reader has taken over"
 
-    second_began.set()
-    await asyncio.to_thread(second_began.wait)
-    async with space_for("slow", clock)("observer") as observer, observer.memory.watch(job.key("report")) as reports:
-        if await observer.memory.read(job.key("report"), reader="observer") is None:
-            await asyncio.wait_for(anext(reports), LONGEST)
-        slow.set()
-        report = await asyncio.wait_for(run, LONGEST)
+    async with open_space("observer") as observer:
+        may_finish[0].set()
+        await clock.advance(0)
+        report = await observer.memory.read(job.key("report"), reader="observer")
+        assert report == report_without_a_team(folder), "the slow reader was the first to finish"
+        may_finish[1].set()
+        assert await asyncio.wait_for(run, LONGEST) == report
         facts = await observer.memory.read_with_metadata(job.key("facts", "one.md"), reader="observer")
 
-    assert report == report_without_a_team(folder / "single")
     assert facts is not None
     assert facts.version == 1, "the second result was not written over the first"
 
@@ -311,6 +328,30 @@ async def test_after_an_error_nobody_of_the_team_goes_on(paradigm: ModuleType, f
         await report_of(paradigm, Job.on_folder(folder), failing("read_file", OSError("no more")))
 
     assert asyncio.all_tasks() == before
+
+
+async def test_the_first_error_is_raised_even_if_its_agent_is_cancelled_while_it_leaves(folder: Path):
+    leaving = asyncio.Event()
+
+    @asynccontextmanager
+    async def open_space(agent: str) -> AsyncIterator[Space]:
+        async with connect("memory:leaving") as space:
+            try:
+                yield space
+            finally:
+                if agent == "writer":
+                    leaving.set()
+                    await asyncio.get_running_loop().create_future()  # closing takes its time
+
+    async def write(_: Space) -> None:
+        raise OSError("the disk is full")
+
+    async def ask(_: Space) -> None:
+        await leaving.wait()
+        raise RemoteError("writer", "OSError", "the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        await run_roles(open_space, Job.on_folder(folder), {"scout": ask, "writer": write})
 
 
 @BOTH
