@@ -76,7 +76,7 @@ async def _accesses(memory: SharedMemory) -> int:
 def _cache() -> TTLCache[str, Any]:
     from cachetools import TTLCache  # noqa: PLC0415 - a peer is imported only where it is measured
 
-    cache: TTLCache[str, Any] = TTLCache(maxsize=2 * len(KEYS), ttl=TTL)
+    cache: Any = TTLCache(maxsize=2 * len(KEYS), ttl=TTL)
     cache.update(dict.fromkeys(KEYS, CONTENT))
     return cache
 

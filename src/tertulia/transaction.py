@@ -85,7 +85,10 @@ class Transaction:
     def create(
         self, key: str, value: object, *, owner: str, ttl: float | None = None, tags: Iterable[str] = ()
     ) -> None:
-        """Create the key; the commit raises KeyExistsError if it is there."""
+        """Create the key; the commit raises KeyExistsError if it is there.
+
+        After a `delete` of the key in the same transaction it is a replacement: the version goes on counting.
+        """
         mine = self._writes.get(key)
         if isinstance(mine, Put):
             raise KeyExistsError(key)

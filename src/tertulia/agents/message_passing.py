@@ -130,12 +130,13 @@ class MessagePassingAgent:
             if not busy:
                 task.cancel()
         consumers = [task for task in self._consumers if task is not own]
-        if consumers:
-            _, late = await asyncio.wait(consumers, timeout=grace)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        if not consumers:
+            return
+        timer = self.broker.outbox.clock.call_later(grace, lambda: [task.cancel() for task in consumers])
+        try:
+            await asyncio.wait(consumers)
+        finally:
+            timer.cancel()
 
     async def __aenter__(self) -> Self:
         await self.start()

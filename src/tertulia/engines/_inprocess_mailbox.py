@@ -142,10 +142,10 @@ class Mailbox:
         return _STORED_ONCE
 
     def inherit(self, item: Item, note: bytes) -> None:
-        """Store another mailbox's message, beyond the bound if need be, unless its id is stored here."""
+        """Store another mailbox's message, beyond the bound if need be; under a new id where its own is taken."""
         message_id = item.message_id
         if message_id in self.stored:
-            return
+            message_id = f"{message_id}#{item.sequence}"
         notes = (*item.notes, note) if note else item.notes
         schedule = self.schedule
         mine = Item(

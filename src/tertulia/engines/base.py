@@ -150,9 +150,10 @@ class Send(Struct, frozen=True, gc=False):
     """Store a message in a mailbox, to be claimed after `delay` seconds.
 
     The id is unique in a mailbox: while a message of that id is stored there, a second one is a duplicate: it is
-    not stored, and that is no error. With `dedupe` the id is remembered after settling too, for the
-    `dedup_window`. `notes` are carried along, as `release` adds them. An absent mailbox raises
-    UnknownAgentError, or, when the send is `optional`, takes nothing.
+    not stored, and that is no error. A send with `dedupe` has its id remembered after settling too, for the
+    `dedup_window`, and is itself a duplicate of an id so remembered; a send without it is not. `notes` are carried
+    along, as `release` adds them. An absent mailbox raises UnknownAgentError, or, when the send is `optional`, takes
+    nothing.
     """
 
     mailbox: str
@@ -366,8 +367,9 @@ class Engine(ABC):
     async def close_mailbox(self, mailbox: str, *, heir: str | None = None, note: bytes = b"") -> int:
         """Remove the mailbox and its subscriptions; return how many messages it held.
 
-        In the same step they move to the mailbox `heir` with `note` added, beyond its bound if need be; without
-        an heir they are gone. Removing an absent mailbox returns 0.
+        In the same step they move to the mailbox `heir` with `note` added, beyond its bound if need be, and under the
+        id `ID#SEQUENCE` where the heir has a message of that id; without an heir they are gone. Removing an absent
+        mailbox returns 0.
         """
 
     @abstractmethod

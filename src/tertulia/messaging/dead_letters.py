@@ -20,12 +20,18 @@ async def list_dead_letters(outbox: Outbox, agent_id: str, limit: int) -> list[D
 
 
 async def redeliver(outbox: Outbox, agent_id: str, message_id: str | None) -> int:
-    """Move one dead letter, or all, back to the agent's mailbox, with no failures counted."""
+    """Move one dead letter, or all, back to the agent's mailbox, with no failures counted.
+
+    One whose id is in the mailbox again stays: there it would be taken for a duplicate.
+    """
     moved = 0
     for item in await _chosen(outbox, agent_id, message_id):
+        original = _message(agent_id, item).id
+        if await outbox.engine.browse(agent_id, message_id=original):
+            continue
         commit = Commit(
             settles=(Settle(item.mailbox, item.message_id, item.sequence),),
-            sends=(Send(agent_id, item.message_id, item.body, notes=item.notes),),
+            sends=(Send(agent_id, original, item.body, notes=item.notes),),
         )
         moved += await _try(outbox, commit)
     return moved
@@ -40,8 +46,8 @@ async def purge(outbox: Outbox, agent_id: str, message_id: str | None) -> int:
 
 
 async def _chosen(outbox: Outbox, agent_id: str, message_id: str | None) -> list[Stored]:
-    mailbox = DEAD_LETTERS + agent_id
-    return list(await outbox.engine.browse(mailbox, limit=MAX_DEAD_LETTERS, message_id=message_id))
+    letters = await outbox.engine.browse(DEAD_LETTERS + agent_id, limit=MAX_DEAD_LETTERS)
+    return [item for item in letters if message_id is None or _message(agent_id, item).id == message_id]
 
 
 async def _try(outbox: Outbox, commit: Commit) -> bool:
@@ -56,15 +62,20 @@ async def _try(outbox: Outbox, commit: Commit) -> bool:
 def _dead_letter(agent_id: str, item: Stored) -> DeadLetter:
     history = failures_of(item.notes)
     last = history[-1] if history else None
-    try:
-        message = message_of(Claimed(agent_id, item.message_id, item.body))
-    except DecodeError as error:  # what is shown is all that can be read of it
-        message = Message(id=item.message_id, receiver=agent_id, content=None, headers={"undecodable": str(error)})
     return DeadLetter(
         agent_id=agent_id,
-        message=message,
+        message=_message(agent_id, item),
         reason="" if last is None else last.reason,
         error="" if last is None else last.error,
         at=instant(item.stored_at),
         history=history,
     )
+
+
+def _message(agent_id: str, item: Stored) -> Message:
+    """Return the message of a dead letter, or of one that cannot be decoded all that can be read of it."""
+    try:
+        return message_of(Claimed(agent_id, item.message_id, item.body))
+    except DecodeError as error:
+        message_id = item.message_id.rpartition("#")[0] or item.message_id
+        return Message(id=message_id, receiver=agent_id, headers={"undecodable": str(error)})

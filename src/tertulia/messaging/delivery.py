@@ -185,7 +185,7 @@ class Delivery:
         claimed = self._claimed
         letter = Send(
             DEAD_LETTERS + claimed.mailbox,
-            claimed.message_id,
+            f"{claimed.message_id}#{claimed.sequence}",  # an id may be used again, and be buried again
             claimed.body,
             notes=(*claimed.notes, note),
             optional=True,

@@ -19,7 +19,7 @@ from tertulia.engines.base import DEAD_LETTERS, REPLIES, Commit, Committed, Engi
 from tertulia.errors import InvalidInputError, MailboxFullError
 from tertulia.memory import check_seconds
 from tertulia.messaging.context import path_so_far
-from tertulia.records import DeliveryMode, Failure, Message, MessageRecord
+from tertulia.records import DeliveryMode, Failure, Message, MessageRecord, new_id
 
 MESSAGE_LOG_SIZE = 1_000  # per handle, like the access log
 ROOM_TIMEOUT = 30.0  # how long a sender waits for room by default; as long as a request waits for its reply
@@ -177,7 +177,8 @@ class Outbox:
         self.counters.dead_lettered += 1
         self.note(message, "dead-lettered", "loop")
         note = self.failure(0, "loop", f"{len(message.hops)} hops")
-        return Send(DEAD_LETTERS + agent_id, check_id(message.id), body, notes=(note,), optional=optional)
+        letter = f"{check_id(message.id)}#{new_id()}"  # an id may be used again, and be buried again
+        return Send(DEAD_LETTERS + agent_id, letter, body, notes=(note,), optional=optional)
 
 
 def failures_of(notes: Iterable[bytes]) -> tuple[Failure, ...]:

@@ -25,6 +25,40 @@ async def _open(h: Harness, *agents: str) -> Space:
     return space
 
 
+# --- ids used again ---
+
+
+@case()
+async def letters_of_one_id_are_all_kept(h: Harness) -> None:
+    """A message whose id is used again and given up again is another dead letter; unregistering adds a third."""
+    space = await _open(h)
+    for number in range(2):
+        await space.broker.send(message("ada", number, id="same"))
+        delivery = await take(space)
+        await delivery.reject("no")
+    await space.broker.send(message("ada", 2, id="same"))
+    equal(await space.broker.unregister_agent("ada"), 1, "what was left in the mailbox")
+    letters = await space.broker.dead_letters("ada")
+    equal([letter.message.content for letter in letters], [0, 1, 2], "the dead letters")
+    equal({letter.message.id for letter in letters}, {"same"}, "their id, as their sender knows it")
+
+
+@case()
+async def letters_wait_while_their_id_is_in_the_mailbox(h: Harness) -> None:
+    """Redelivering moves one of several letters of an id; the others stay until it is handled."""
+    space = await _open(h)
+    for number in range(2):
+        await space.broker.send(message("ada", number, id="same"))
+        delivery = await take(space)
+        await delivery.reject("no")
+    equal(await space.broker.redeliver("ada"), 1, "how many were moved")
+    equal([letter.message.content for letter in await space.broker.dead_letters("ada")], [1], "what stays")
+    again = await take(space)
+    equal(again.message.content, 0, "what is delivered again")
+    await again.acknowledge()
+    equal(await space.broker.redeliver("ada", "same"), 1, "how many were moved once it was handled")
+
+
 # --- agents ---
 
 

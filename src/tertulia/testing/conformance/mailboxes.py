@@ -112,6 +112,20 @@ async def heir_gets_all_messages_in_order(h: Harness) -> None:
 
 
 @case()
+async def heir_keeps_both_of_two_messages_with_one_id(h: Harness) -> None:
+    """A message whose id the heir has already moves under `ID#SEQUENCE`: it is not lost as a duplicate."""
+    await box(h.engine)
+    await box(h.engine, "heir")
+    await send(h.engine, "heir", "1")
+    await h.engine.commit(Commit(sends=(Send("ada", "1", b"another"),)))
+    [stored] = await h.engine.browse("ada")
+    equal(await h.engine.close_mailbox("ada", heir="heir"), 1, "what closing returns")
+    moved = await h.engine.browse("heir")
+    equal([item.message_id for item in moved], ["1", f"1#{stored.sequence}"], "the ids")
+    equal(moved[1].body, b"another", "the body of the second")
+
+
+@case()
 async def heir_takes_messages_beyond_its_bound(h: Harness) -> None:
     """Messages move to the heir beyond its bound if need be, whatever it does when it is full; none is dropped."""
     for when_full in WhenFull:
