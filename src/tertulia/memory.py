@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import reprlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
-from tertulia._background import Background, logger
+from tertulia._arguments import check_revision, check_seconds, check_tags
+from tertulia._background import Background
 from tertulia._clock import Clock, instant
 from tertulia._codec import convert as convert_value
 from tertulia._codec import decode_plain, encode
+from tertulia._commits import check_commit_size, conflict
 from tertulia._names import (
     MAX_KEY_BYTES,
-    MAX_NAME_BYTES,
     REGION_KEYS,
     RESERVED_KEYS,
     check_key,
@@ -28,7 +27,6 @@ from tertulia._names import (
     key_matcher,
     literal,
     literal_prefix,
-    text_fault,
 )
 from tertulia.engines.base import (
     Change,
@@ -43,19 +41,15 @@ from tertulia.engines.base import (
 )
 from tertulia.errors import (
     AccessDeniedError,
-    ConflictError,
     InvalidInputError,
     InvalidKeyError,
-    KeyExistsError,
     KeyNotFoundError,
     VersionConflictError,
-    WatchLaggedError,
 )
 from tertulia.records import (
     KEEP,
     MISSING,
     AccessRecord,
-    ChangeKind,
     Keep,
     MemoryChange,
     MemoryEntry,
@@ -63,15 +57,12 @@ from tertulia.records import (
     Missing,
     Snapshot,
 )
+from tertulia.watching import Callback, MemoryWatch, Subscriptions
 
 T = TypeVar("T")
 
 ACCESS_LOG_SIZE = 1_000  # entries kept per handle: enough to see what just happened
-MAX_TAGS = 64  # tags are for finding entries; more of them are better kept in the value
-MAX_SECONDS = 100 * 365 * 86_400.0  # a century: longer is for ever, and instants past the year 9999 do not exist
 MAX_MODIFY_ATTEMPTS = 1_000  # somebody wins each round, so losing so often means a fault elsewhere
-
-Callback = Callable[[str, str, Any], Awaitable[object] | object]
 
 
 class SharedMemory:
@@ -103,7 +94,7 @@ class SharedMemory:
         self._prefix = prefix
         self._limit = engine.capabilities.max_value_bytes
         self._log = deque[tuple[str, str, str, float, bool]](maxlen=ACCESS_LOG_SIZE) if log is None else log
-        self._subscriptions: dict[tuple[str, Callback], asyncio.Task[Any]] = {}
+        self._subscriptions = Subscriptions(self._open_stream, self._change_of, background)
 
     # --- writing ---
 
@@ -291,7 +282,7 @@ class SharedMemory:
         """
         key_matcher(pattern)
         check_revision("after", after)
-        return MemoryWatch(self, pattern, after)
+        return MemoryWatch(pattern, after, self._open_stream, self._change_of)
 
     async def subscribe(self, pattern: str, callback: Callback) -> None:
         """Call `callback(key, event, value)` for every change from now on, in order.
@@ -300,58 +291,14 @@ class SharedMemory:
         changes were missed. The callback, plain or async, runs after the write, beside the writer. One that fails
         is logged and stays subscribed. Subscribing the same pair again changes nothing.
         """
-        key_matcher(pattern)
-        if not callable(callback):
-            raise InvalidInputError(
-                f"a callback is called with (key, event, value): {reprlib.repr(callback)} cannot be"
-            )
-        place = (pattern, callback)
-        if place in self._subscriptions:
-            return
-        stream = await self._open_stream(pattern, None)
-        if place in self._subscriptions:  # the same pair was subscribed while this one waited
-            await stream.aclose()
-            return
-        self._subscriptions[place] = self._background.start(
-            self._call_back(pattern, stream, callback), f"tertulia subscription {pattern}"
-        )
+        await self._subscriptions.add(pattern, callback)
 
     async def unsubscribe(self, pattern: str, callback: Callback) -> bool:
         """Stop calling; return whether it was subscribed. No call starts once this has returned.
 
         A callback may unsubscribe itself: the call that does goes on to its end.
         """
-        task = self._subscriptions.pop((pattern, callback), None)
-        if task is None:
-            return False
-        if task is not asyncio.current_task():
-            task.cancel()
-            await asyncio.wait([task])
-        return True
-
-    async def _call_back(self, pattern: str, stream: ChangeStream, callback: Callback) -> None:
-        try:
-            while True:
-                try:
-                    await self._call_for_each(pattern, stream, callback)
-                except WatchLaggedError:
-                    logger.warning("subscription to %r fell behind and missed changes", pattern)
-                    await stream.aclose()
-                    stream = await self._open_stream(pattern, None)
-                    await _call(callback, pattern, "lagged", None)
-                else:
-                    return
-        finally:
-            await stream.aclose()
-
-    async def _call_for_each(self, pattern: str, stream: ChangeStream, callback: Callback) -> None:
-        place, task = (pattern, callback), asyncio.current_task()
-        async for change in stream:
-            seen = self._change_of(change)
-            if seen is not None:
-                await _call(callback, seen.key, _event(seen), seen.value)
-                if self._subscriptions.get(place) is not task:  # the callback unsubscribed itself
-                    return
+        return await self._subscriptions.remove(pattern, callback)
 
     async def _open_stream(self, pattern: str, after: int | None) -> ChangeStream:
         """Return the engine's stream of changes to the keys that match, for a watch."""
@@ -517,39 +464,6 @@ class SharedMemory:
         return revision, records
 
 
-class MemoryWatch:
-    """A watch over a pattern: `async with memory.watch(...) as changes: async for change in changes`.
-
-    Raises WatchLaggedError when changes were missed; ends when the space closes.
-    """
-
-    def __init__(self, memory: SharedMemory, pattern: str, after: int | None) -> None:
-        self._memory = memory
-        self._pattern = pattern
-        self._after = after
-        self._stream: ChangeStream | None = None
-
-    async def __aenter__(self) -> Self:
-        self._stream = await self._memory._open_stream(self._pattern, self._after)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._stream is not None:
-            await self._stream.aclose()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> MemoryChange:
-        if self._stream is None:
-            message = "enter the watch with 'async with' before iterating"
-            raise RuntimeError(message)
-        while True:
-            seen = self._memory._change_of(await self._stream.__anext__())
-            if seen is not None:
-                return seen
-
-
 @lru_cache(8192)  # a team's working set; a miss costs under a microsecond
 def _full_key(prefix: str, key: str, agent: str) -> str:
     """Return the key as the engine knows it, for keys and agents that may be used."""
@@ -562,96 +476,11 @@ def _full_key(prefix: str, key: str, agent: str) -> str:
     return prefix + key
 
 
-def conflict(failed: CheckFailed, key: str) -> ConflictError:
-    """Return the public error for a failed check."""
-    check, record = failed.check, failed.record
-    if check.absent:
-        return KeyExistsError(key)
-    if record is None:
-        return KeyNotFoundError(key)
-    parts = {
-        "version": check.version,
-        "revision": check.revision,
-        "creation revision": check.created_revision,
-    }
-    expected = ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
-    return VersionConflictError(
-        key,
-        expected=expected,
-        actual_version=record.version,
-        actual_revision=record.revision,
-    )
-
-
-def check_seconds(name: str, seconds: object, *, zero: bool = False) -> float:
-    """Return a duration, or raise InvalidInputError unless it is above (or at) zero, and a century at most."""
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, (int, float))
-        or not 0 <= seconds <= MAX_SECONDS  # which NaN is not either
-        or (seconds == 0 and not zero)
-    ):
-        shown = reprlib.repr(seconds)
-        message = f"{name} must be a number of seconds above 0 and up to {MAX_SECONDS:,.0f}, not {shown}"
-        raise InvalidInputError(message)
-    return float(seconds)
-
-
-def check_revision(name: str, revision: object) -> None:
-    """Raise InvalidInputError unless it is None or can be a revision: a whole number from 0."""
-    if revision is None:
-        return
-    if isinstance(revision, bool) or not isinstance(revision, int) or revision < 0:
-        message = f"{name} must be a revision, 0 or more, not {reprlib.repr(revision)}"
-        raise InvalidInputError(message)
-
-
-def check_tags(tags: object) -> tuple[str, ...]:
-    """Return tags as a sorted tuple without repeats, or raise InvalidInputError."""
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        message = f"tags must be several strings, not {tags!r}"
-        raise InvalidInputError(message)
-    found = list(cast("Iterable[object]", tags))
-    for tag in found:
-        if reason := text_fault(tag, MAX_NAME_BYTES):
-            message = f"invalid tag {reprlib.repr(tag)}: {reason}"
-            raise InvalidInputError(message)
-    if len(set(found)) > MAX_TAGS:
-        message = f"an entry takes at most {MAX_TAGS} tags"
-        raise InvalidInputError(message)
-    return tuple(sorted(cast("set[str]", set(found))))
-
-
 def is_hidden(key: str) -> bool:
     """Tell whether a key is the library's own or a region's, which the whole memory does not show."""
     return key.startswith((RESERVED_KEYS, REGION_KEYS))
 
 
-def check_commit_size(engine: Engine, commit: Commit) -> None:
-    """Raise InvalidInputError for a commit with more parts than the engine takes."""
-    parts = (commit.checks, commit.settles, commit.puts, commit.deletes, commit.sends)
-    operations = sum(map(len, parts))
-    limit = engine.capabilities.max_commit_operations
-    if operations > limit:
-        message = f"one commit takes at most {limit:,} operations on this engine, not {operations:,}"
-        raise InvalidInputError(message)
-
-
 def _decode(body: bytes, type: Any) -> Any:
     value = decode_plain(body)
     return value if type is None else convert_value(value, type)
-
-
-def _event(change: MemoryChange) -> str:
-    if change.kind is not ChangeKind.PUT:
-        return change.kind.value
-    return "write" if change.entry is not None and change.entry.version == 1 else "update"
-
-
-async def _call(callback: Callback, key: str, event: str, value: object) -> None:
-    try:
-        outcome = callback(key, event, value)
-        if inspect.isawaitable(outcome):
-            await outcome
-    except Exception:  # noqa: BLE001 - the callback's owner is told by the log; the others must go on
-        logger.exception("subscriber %r failed on %s of %r", callback, event, key)

@@ -10,12 +10,14 @@ from typing import Any, Self, TypeVar, cast
 
 import msgspec
 
+from tertulia._arguments import check_seconds
 from tertulia._codec import decoder_for
 from tertulia._names import REGION_KEYS, RESERVED_KEYS, check_name
 from tertulia.engines.base import Check, CheckFailed, Commit, Committed, Delete, Engine, Put, Record
 from tertulia.errors import AccessDeniedError, InvalidInputError
-from tertulia.memory import MemoryWatch, SharedMemory, check_seconds
+from tertulia.memory import SharedMemory
 from tertulia.records import KEEP, Keep, MemoryAccessMode, MemoryChange, MemoryEntry
+from tertulia.watching import MemoryWatch
 
 T = TypeVar("T")
 

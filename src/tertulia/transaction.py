@@ -11,10 +11,11 @@ from typing import Any, Self
 
 from tertulia._background import logger
 from tertulia._codec import convert, decode_plain
+from tertulia._commits import check_commit_size, conflict
 from tertulia._names import check_key
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Settle
 from tertulia.errors import InvalidInputError, KeyExistsError, KeyNotFoundError, TertuliaError
-from tertulia.memory import SharedMemory, check_commit_size, conflict
+from tertulia.memory import SharedMemory
 from tertulia.messaging.outbox import Outbox
 from tertulia.records import KEEP, DeliveryMode, Keep, Message
 

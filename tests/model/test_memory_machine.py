@@ -15,9 +15,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 
 from tertulia import ChangeKind, MemoryChange, Snapshot, Transaction
 from tertulia.errors import KeyExistsError, KeyNotFoundError, VersionConflictError
-from tertulia.memory import MemoryWatch
 from tertulia.records import KEEP
 from tertulia.testing.clock import ManualClock, come_to_rest
+from tertulia.watching import MemoryWatch
 from tests.model.engines import EngineCase, Place, Wrap, machine_settings, on_every_engine
 from tests.model.memory_model import Event, Kept, MemoryModel, assert_same
 

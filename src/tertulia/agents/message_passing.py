@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
+from tertulia._arguments import check_count, check_seconds
 from tertulia._background import logger
 from tertulia._clock import sleep
 from tertulia._codec import convert
@@ -26,8 +27,7 @@ from tertulia.errors import (
     SpaceClosedError,
     UnknownAgentError,
 )
-from tertulia.memory import check_seconds
-from tertulia.messaging.broker import MessageBroker, check_count
+from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.context import HANDLING, Handling
 from tertulia.messaging.delivery import PART_HEADER, Delivery, reply_send
 from tertulia.records import DeliveryMode, Message, Receipt, WhenFull, new_id

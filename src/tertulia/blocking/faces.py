@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
-from tertulia import memory, regions, transaction
+from tertulia import memory, regions, transaction, watching
 from tertulia.blocking.proxy import (
     Entered,
     Iterated,
@@ -26,8 +26,8 @@ from tertulia.records import MemoryChange, Message
 T = TypeVar("T")
 
 
-@stands_for(memory.MemoryWatch)
-class MemoryWatch(Entered[memory.MemoryWatch], Iterated[memory.MemoryWatch, MemoryChange]):
+@stands_for(watching.MemoryWatch)
+class MemoryWatch(Entered[watching.MemoryWatch], Iterated[watching.MemoryWatch, MemoryChange]):
     """A watch: `with memory.watch("x:*") as changes: for change in changes`. It ends when the space closes."""
 
     _ends_with_space = True

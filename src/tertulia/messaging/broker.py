@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
+from tertulia._arguments import check_count, check_seconds
 from tertulia._background import Background
 from tertulia._clock import Clock
 from tertulia._names import check_name, check_topic_pattern
@@ -22,7 +23,7 @@ from tertulia.engines.base import (
     Settle,
 )
 from tertulia.errors import AlreadySettledError, DecodeError, InvalidInputError, UnknownAgentError
-from tertulia.memory import SharedMemory, check_seconds
+from tertulia.memory import SharedMemory
 from tertulia.messaging import dead_letters
 from tertulia.messaging.delivery import Delivery, message_of
 from tertulia.messaging.leases import LeaseKeeper
@@ -344,14 +345,6 @@ class MessageBroker:
         """End the requests that wait; the space calls it when it closes."""
         self.desk.close()
         self.leases.close()
-
-
-def check_count(name: str, count: object, limit: int) -> int:
-    """Return a count, or raise InvalidInputError unless it is a whole number from 1 to the limit."""
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= limit:
-        message = f"{name} must be a whole number from 1 to {limit:,}, not {reprlib.repr(count)}"
-        raise InvalidInputError(message)
-    return count
 
 
 def _check_choice(when_full: object) -> None:

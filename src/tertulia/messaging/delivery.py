@@ -12,11 +12,12 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import force_setattr
 
+from tertulia._arguments import check_seconds
 from tertulia._codec import decoder_for, encode_message, is_deep
 from tertulia._rules.retry import is_given_up, retry_delay
 from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import DecodeError, InvalidInputError, Reject, RetryLater
-from tertulia.memory import SharedMemory, check_seconds
+from tertulia.memory import SharedMemory
 from tertulia.messaging.outbox import Outbox, encodable
 from tertulia.records import Message, new_id
 from tertulia.transaction import Transaction

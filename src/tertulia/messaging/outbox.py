@@ -11,13 +11,13 @@ from typing import cast
 
 from msgspec.structs import replace
 
+from tertulia._arguments import check_seconds
 from tertulia._clock import Clock, instant, sleep
 from tertulia._codec import decoder_for, encode, encode_message
 from tertulia._names import check_name, check_topic
 from tertulia._rules.hops import MAX_HOPS
 from tertulia.engines.base import DEAD_LETTERS, REPLIES, Commit, Committed, Engine, Publish, Send, Sent
 from tertulia.errors import InvalidInputError, MailboxFullError
-from tertulia.memory import check_seconds
 from tertulia.messaging.context import path_so_far
 from tertulia.records import DeliveryMode, Failure, Message, MessageRecord, new_id
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from msgspec.structs import replace
 
+from tertulia._arguments import MAX_SECONDS, check_seconds
 from tertulia._background import logger
 from tertulia._clock import Alarm
 from tertulia._rules.deadlines import request_deadline
@@ -23,7 +24,6 @@ from tertulia.errors import (
     SpaceClosedError,
     StreamBrokenError,
 )
-from tertulia.memory import MAX_SECONDS, check_seconds
 from tertulia.messaging.context import HANDLING
 from tertulia.messaging.delivery import ERROR_HEADER, PART_HEADER, message_of
 from tertulia.messaging.outbox import Outbox
