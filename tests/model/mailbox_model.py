@@ -59,7 +59,7 @@ class MailboxModel:
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.boxes: dict[str, Box] = {}
-        self.dead: dict[str, dict[str, Item]] = {}
+        self.dead: dict[str, list[Item]] = {}
         self.transients: dict[str, set[int]] = {}  # AT_MOST_ONCE: may come, once
         self.sequence = 0
         self.accepted: Counter[tuple[str, int]] = Counter()
@@ -77,7 +77,10 @@ class MailboxModel:
     def store(self, agent: str, item: Item, *, delay: float = 0.0) -> list[str]:
         """Add a message that fits; return the ids of those that had to make room."""
         box = self.boxes[agent]
-        self._place(box.items, item, delay)
+        self._number(item)
+        item.state = "delayed" if delay else "waiting"
+        item.until = self.clock.monotonic() + delay
+        box.items[item.id] = item
         dropped: list[str] = []
         while len(box.items) > box.size and box.when_full is WhenFull.DROP_OLDEST:
             oldest = box.in_state("waiting")[0]
@@ -93,12 +96,9 @@ class MailboxModel:
         self.accepted[agent, item.content] += 1
         return self.store(agent, item, delay=delay)
 
-    def _place(self, items: dict[str, Item], item: Item, delay: float = 0.0) -> None:
+    def _number(self, item: Item) -> None:
         self.sequence += 1
         item.sequence = self.sequence
-        item.state = "delayed" if delay else "waiting"
-        item.until = self.clock.monotonic() + delay
-        items[item.id] = item
 
     # --- out ---
 
@@ -145,12 +145,9 @@ class MailboxModel:
         self.counters["dead_lettered"] += 1
 
     def _move_to_dead(self, agent: str, item: Item, reason: str, history: tuple[str, ...]) -> None:
-        letters = self.dead[agent]
-        if item.id in letters:  # the same message is there already
-            self.ended[agent, item.content] += 1
-            return
-        copy = Item(item.id, item.content, 0, expires=item.expires, history=(*history, reason))
-        self._place(letters, copy)
+        letter = Item(item.id, item.content, 0, expires=item.expires, history=(*history, reason))
+        self._number(letter)
+        self.dead[agent].append(letter)
 
     def give_back(self, item: Item, *, delay: float, counted: bool, reason: str = "") -> None:
         """Make a leased message claimable again."""
@@ -161,24 +158,24 @@ class MailboxModel:
 
     # --- dead letters ---
 
-    def redeliver(self, agent: str, letter: Item) -> None:
-        """Move a dead letter back into a mailbox that has room."""
-        del self.dead[agent][letter.id]
-        if letter.id in self.boxes[agent].items:  # the same message is there already
-            self.ended[agent, letter.content] += 1
-            return
+    def redeliver(self, agent: str, letter: Item) -> bool:
+        """Move a dead letter back into a mailbox that has room, unless its id is used there again."""
+        if letter.id in self.boxes[agent].items:
+            return False
+        self.dead[agent].remove(letter)
         self.store(agent, Item(letter.id, letter.content, 0, expires=letter.expires, history=letter.history))
+        return True
 
     def purge(self, agent: str, letter: Item) -> None:
         """Remove a dead letter."""
-        del self.dead[agent][letter.id]
+        self.dead[agent].remove(letter)
         self.ended[agent, letter.content] += 1
 
     # --- agents and time ---
 
     def unregister(self, agent: str) -> int:
         """Close a mailbox; what is in it goes to the dead letters."""
-        self.dead.setdefault(agent, {})
+        self.dead.setdefault(agent, [])
         box = self.boxes.pop(agent, None)
         if box is None:
             return 0

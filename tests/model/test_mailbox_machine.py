@@ -98,7 +98,7 @@ class MailboxMachine(RuleBasedStateMachine):
         assert new == (agent not in self.model.boxes)
         box = self.model.boxes.setdefault(agent, Box(size, when_full, max_attempts, ordered))
         box.size, box.when_full, box.max_attempts, box.ordered = size, when_full, max_attempts, ordered
-        self.model.dead.setdefault(agent, {})
+        self.model.dead.setdefault(agent, [])
         self.model.transients.setdefault(agent, set())
 
     @rule(agent=agents, really=rarely)
@@ -378,13 +378,13 @@ class MailboxMachine(RuleBasedStateMachine):
         work = self.broker.redeliver(agent, None if everything else (chosen or [_NOTHING])[0].id)
         box = self.model.boxes.get(agent)
         failure = None
+        moved = 0
         for letter in chosen:
             if box is None or (letter.id not in box.items and box.refuses()):
                 failure = UnknownAgentError if box is None else MailboxFullError
                 break
-            self.model.redeliver(agent, letter)
-        moved = self.run(self.patiently(work, failure))
-        assert failure or moved == len(chosen)
+            moved += self.model.redeliver(agent, letter)
+        assert self.run(self.patiently(work, failure)) == (None if failure else moved)
 
     async def patiently(self, work: Coroutine[Any, Any, int], failure: type[Exception] | None) -> int | None:
         """Do what may have to wait for room, and must in the end fail as given."""
@@ -409,8 +409,12 @@ class MailboxMachine(RuleBasedStateMachine):
             self.model.purge(agent, letter)
 
     def chosen_letters(self, agent: str, *, everything: bool, number: int) -> list[Item]:
-        letters = list(self.model.dead.get(agent, {}).values())
-        return letters if everything or not letters else [letters[number % len(letters)]]
+        """Return all dead letters, or all of one id."""
+        letters = list(self.model.dead.get(agent, []))
+        if everything or not letters:
+            return letters
+        chosen = letters[number % len(letters)]
+        return [letter for letter in letters if letter.id == chosen.id]
 
     # --- time ---
 
@@ -448,7 +452,7 @@ class MailboxMachine(RuleBasedStateMachine):
             seen = [
                 (letter.message.id, letter.message.content, [f.reason for f in letter.history]) for letter in letters
             ]
-            model = self.model.dead.get(agent, {}).values()
+            model = self.model.dead.get(agent, [])
             assert seen == [(letter.id, letter.content, list(letter.history)) for letter in model]
 
     # --- the end ---
@@ -475,7 +479,7 @@ class MailboxMachine(RuleBasedStateMachine):
                 self.receive(agent, 10.0)
                 if box.items:
                     self.acknowledge(-1)
-        left = Counter((agent, item.content) for agent, letters in self.model.dead.items() for item in letters.values())
+        left = Counter((agent, item.content) for agent, letters in self.model.dead.items() for item in letters)
         assert self.model.ended + left == self.model.accepted
 
 
