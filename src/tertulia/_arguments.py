@@ -15,6 +15,8 @@ MAX_SECONDS = 100 * 365 * 86_400.0  # a century: longer is for ever, and instant
 
 def check_seconds(name: str, seconds: object, *, zero: bool = False) -> float:
     """Return a duration, or raise InvalidInputError unless it is above (or at) zero, and a century at most."""
+    if seconds.__class__ is float and 0.0 < seconds <= MAX_SECONDS:  # pyright: ignore[reportOperatorIssue] - just told
+        return seconds  # pyright: ignore[reportReturnType]
     if (
         isinstance(seconds, bool)
         or not isinstance(seconds, (int, float))

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 MAX_DEPTH = 64
 _CONTAINERS = (dict, list, tuple)  # a tuple where a key is an array
+_SMALL = 8  # up to so many items a loop is faster than making sets of types
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 
 # Bytes that can open a container in MessagePack (fixmap, fixarray, array and map 16/32). Bytes without enough of them
@@ -68,6 +69,11 @@ def _is_flat(value: object) -> bool:
     kind = value.__class__
     if kind is dict:
         items: dict[Any, Any] = value  # pyright: ignore[reportAssignmentType] - just told
+        if len(items) <= _SMALL:
+            for key, item in items.items():
+                if key.__class__ is not str or item.__class__ not in _SCALARS:
+                    return False
+            return True
         return _SCALARS.issuperset(map(type, items.values())) and _SCALARS.issuperset(map(type, items))
     if kind is list:
         return _SCALARS.issuperset(map(type, value))  # pyright: ignore[reportArgumentType]

@@ -158,10 +158,10 @@ class Store:
     def put(self, put: Put, now: float) -> Record:
         """Create or replace one record."""
         old = self.records.get(put.key)
-        if old is not None and old.expires is not None:
-            old = old if self.is_live(old, now) else None
+        if old is not None and old.expires is not None and old.expires <= now and not self.is_live(old, now):
+            old = None
         self.revision = revision = self.revision + 1
-        ttl = put.ttl if put.ttl is None else kept_ttl(put.ttl, old)
+        ttl = put.ttl if put.ttl is None or isinstance(put.ttl, float) else kept_ttl(put.ttl, old)
         expires = None if ttl is None else now + ttl
         tags = put.tags and kept_tags(put.tags, old)
         if old is None:
