@@ -70,7 +70,7 @@ def _is_flat(value: object) -> bool:
     if kind is dict:
         items: dict[Any, Any] = value  # pyright: ignore[reportAssignmentType] - just told
         if len(items) <= _SMALL:
-            for key, item in items.items():
+            for key, item in items.items():  # noqa: SIM110 - a generator costs more than it saves here
                 if key.__class__ is not str or item.__class__ not in _SCALARS:
                     return False
             return True

@@ -179,7 +179,7 @@ class MessageBroker:
         """Take the agent's next message under a lease; wait up to `timeout` seconds (None: for ever) for one.
 
         Returns None when none came. The message is delivered again unless the delivery is acknowledged before
-        `lease` seconds are over (see Delivery.extend). Raises UnknownAgentError.
+        `lease` seconds are over; `async with` renews it (see also Delivery.extend). Raises UnknownAgentError.
         """
         check_name(agent_id)
         lease = lease if lease is DEFAULT_LEASE else check_seconds("lease", lease)
@@ -194,7 +194,7 @@ class MessageBroker:
                 return None
             message = self.admit(claimed[0])
             if message is not None:
-                return Delivery(claimed[0], message, self.outbox, self._memory)
+                return Delivery(claimed[0], message, self.outbox, self._memory, self.leases, lease)
             await self.turn_away(claimed[0])
             wait = None if deadline is None else max(0.0, deadline - clock.monotonic())
 
@@ -233,7 +233,7 @@ class MessageBroker:
 
     def delivery(self, claimed: Claimed, message: Message) -> Delivery:
         """Return a claimed message as a delivery."""
-        return Delivery(claimed, message, self.outbox, self._memory)
+        return Delivery(claimed, message, self.outbox, self._memory, self.leases)
 
     async def acknowledge(self, agent_id: str, message_id: str) -> None:
         """Take a message out of the agent's mailbox for good. Raises AlreadySettledError when it is not there."""

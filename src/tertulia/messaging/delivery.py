@@ -18,6 +18,7 @@ from tertulia._rules.retry import is_given_up, retry_delay
 from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import DecodeError, InvalidInputError, Reject, RetryLater
 from tertulia.memory import SharedMemory
+from tertulia.messaging.leases import LeaseKeeper
 from tertulia.messaging.outbox import Outbox, encodable
 from tertulia.records import Message, new_id
 from tertulia.transaction import Transaction
@@ -33,14 +34,24 @@ class Delivery:
 
     It ends by exactly one of `acknowledge` (done), `release` (again, please), `reject` (to the dead letters), or a
     committed `transaction()`; when the lease runs out before, the message is delivered again. As a context manager
-    it acknowledges when the block is left, and on an exception does what a handler's exception does: RetryLater
-    releases it, Reject rejects it, anything else counts as a failure.
+    it renews the lease while the block runs, acknowledges when the block is left, and on an exception does what a
+    handler's exception does: RetryLater releases it, Reject rejects it, anything else counts as a failure.
     """
 
-    __slots__ = ("_claimed", "_ended", "_memory", "_outbox", "message")
+    __slots__ = ("_claimed", "_ended", "_lease", "_leases", "_memory", "_outbox", "message")
 
-    def __init__(self, claimed: Claimed, message: Message, outbox: Outbox, memory: SharedMemory) -> None:
+    def __init__(
+        self,
+        claimed: Claimed,
+        message: Message,
+        outbox: Outbox,
+        memory: SharedMemory,
+        leases: LeaseKeeper,
+        lease: float = DEFAULT_LEASE,
+    ) -> None:
         self.message = message
+        self._leases = leases
+        self._lease = lease
         self._claimed = claimed
         self._outbox = outbox
         self._memory = memory
@@ -162,6 +173,7 @@ class Delivery:
         self.mark_ended("dead-lettered", f"{kind}: {detail}")
 
     async def __aenter__(self) -> Self:
+        self._leases.hold(self._claimed, self._lease)
         return self
 
     async def __aexit__(
@@ -170,6 +182,7 @@ class Delivery:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        self._leases.drop(self._claimed)
         if self._ended:
             return False
         if error is None:

@@ -9,7 +9,17 @@ from tertulia._clock import sleep
 from tertulia.agents.message_passing import MessagePassingAgent
 from tertulia.errors import LoopError, RemoteError
 from tertulia.records import DeliveryMode, Message
-from tertulia.testing.conformance._expect import equal, expect, logged, no, raises, running, within, yes
+from tertulia.testing.conformance._expect import (
+    PromiseBrokenError,
+    equal,
+    expect,
+    logged,
+    no,
+    raises,
+    running,
+    within,
+    yes,
+)
 from tertulia.testing.conformance._registry import MANUAL_CLOCK, case
 from tertulia.testing.conformance._steps import (
     contents,
@@ -129,6 +139,27 @@ async def handler_that_takes_too_long_to_stop_is_cancelled(h: Harness) -> None:
     equal(cancelled, ["m"], "what was cancelled")
     again = await take(space)
     equal((again.message.content, again.attempt, again.failures), ("m", 2, 0), "the next attempt")
+
+
+@case(MANUAL_CLOCK)
+async def deliveries_are_kept_while_their_block_runs(h: Harness) -> None:
+    """`async with delivery` renews the lease while the block runs, and no longer; a bare delivery's runs out."""
+    space = await h.open()
+    await register(space, "ada")
+    await space.broker.send(message("ada"))
+    delivery = await space.broker.receive("ada", timeout=0, lease=3.0)
+    if delivery is None:
+        raise PromiseBrokenError("the message should be delivered")
+    async with delivery:
+        for _ in range(10):
+            await h.advance(1.0)
+        equal(await space.broker.receive("ada", timeout=0), None, "what another consumer gets meanwhile")
+    await space.broker.send(message("ada", "bare"))
+    bare = await space.broker.receive("ada", timeout=0, lease=3.0)
+    expect(bare is not None, "the second message should be delivered")
+    await h.advance(3.0)
+    again = await take(space)
+    equal((again.message.content, again.failures), ("bare", 1), "what is delivered again")
 
 
 @case()
