@@ -52,7 +52,7 @@ class Space:
 
     def transaction(self) -> Transaction:
         """Return a transaction: writes and messages that are committed together, or not at all."""
-        return Transaction(self.memory, self.broker.outbox)
+        return Transaction(self.broker.outbox)
 
     async def agents(self) -> list[AgentInfo]:
         """Return the registered agents, by name."""

@@ -15,7 +15,6 @@ from tertulia._commits import check_commit_size, conflict
 from tertulia._names import check_key
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Settle
 from tertulia.errors import InvalidInputError, KeyExistsError, KeyNotFoundError, TertuliaError
-from tertulia.memory import SharedMemory
 from tertulia.messaging.outbox import Outbox
 from tertulia.records import KEEP, DeliveryMode, Keep, Message
 
@@ -33,10 +32,10 @@ class Transaction:
     Values are checked and encoded at the call, so bad input raises before anything is committed.
     """
 
-    def __init__(self, memory: SharedMemory, outbox: Outbox) -> None:
-        self._memory = memory
+    def __init__(self, outbox: Outbox) -> None:
+        self._memory = outbox.memory
         self._outbox = outbox
-        self._engine = memory._engine
+        self._engine = outbox.engine
         self._checks: list[Check] = []
         self._read: dict[str, Record | None] = {}
         self._writes: dict[str, Put | Delete] = {}

@@ -188,7 +188,7 @@ class Mailbox:
         if not self.ready and not self.returned:
             return taken
         until = self.schedule.monotonic() + lease
-        while len(taken) < limit and (self.ready or self.returned):
+        for _ in range(limit):
             if options.ordered and (self.leased or self._delayed_is_first()):
                 break
             item = self._next_ready()

@@ -59,8 +59,7 @@ class MessageBroker:
         self.background = background
         self.leases = LeaseKeeper(engine, clock, background)
         self._engine = engine
-        self._memory = memory
-        self.outbox = Outbox(engine, clock)
+        self.outbox = Outbox(engine, clock, memory, self.leases)
         self.desk = RequestDesk(self.outbox)
 
     # --- agents ---
@@ -194,7 +193,7 @@ class MessageBroker:
                 return None
             message = self.admit(claimed[0])
             if message is not None:
-                return Delivery(claimed[0], message, self.outbox, self._memory, self.leases, lease)
+                return Delivery(claimed[0], message, self.outbox, lease)
             await self.turn_away(claimed[0])
             wait = None if deadline is None else max(0.0, deadline - clock.monotonic())
 
@@ -233,7 +232,7 @@ class MessageBroker:
 
     def delivery(self, claimed: Claimed, message: Message) -> Delivery:
         """Return a claimed message as a delivery."""
-        return Delivery(claimed, message, self.outbox, self._memory, self.leases)
+        return Delivery(claimed, message, self.outbox)
 
     async def acknowledge(self, agent_id: str, message_id: str) -> None:
         """Take a message out of the agent's mailbox for good. Raises AlreadySettledError when it is not there."""

@@ -17,8 +17,6 @@ from tertulia._codec import decoder_for, encode_message, is_deep
 from tertulia._rules.retry import is_given_up, retry_delay
 from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import DecodeError, InvalidInputError, Reject, RetryLater
-from tertulia.memory import SharedMemory
-from tertulia.messaging.leases import LeaseKeeper
 from tertulia.messaging.outbox import Outbox, encodable
 from tertulia.records import Message, new_id
 from tertulia.transaction import Transaction
@@ -38,23 +36,13 @@ class Delivery:
     handler's exception does: RetryLater releases it, Reject rejects it, anything else counts as a failure.
     """
 
-    __slots__ = ("_claimed", "_ended", "_lease", "_leases", "_memory", "_outbox", "message")
+    __slots__ = ("_claimed", "_ended", "_lease", "_outbox", "message")
 
-    def __init__(
-        self,
-        claimed: Claimed,
-        message: Message,
-        outbox: Outbox,
-        memory: SharedMemory,
-        leases: LeaseKeeper,
-        lease: float = DEFAULT_LEASE,
-    ) -> None:
+    def __init__(self, claimed: Claimed, message: Message, outbox: Outbox, lease: float = DEFAULT_LEASE) -> None:
         self.message = message
-        self._leases = leases
         self._lease = lease
         self._claimed = claimed
         self._outbox = outbox
-        self._memory = memory
         self._ended = claimed.transient
 
     @property
@@ -122,7 +110,7 @@ class Delivery:
 
     def transaction(self) -> DeliveryTransaction:
         """Return a transaction that acknowledges this message with its commit: all of it once, or nothing."""
-        return DeliveryTransaction(self, self._memory, self._outbox)
+        return DeliveryTransaction(self, self._outbox)
 
     async def fail(self, error: BaseException) -> bool:
         """Do what a handler's exception asks for; return whether the message was given up.
@@ -173,7 +161,7 @@ class Delivery:
         self.mark_ended("dead-lettered", f"{kind}: {detail}")
 
     async def __aenter__(self) -> Self:
-        self._leases.hold(self._claimed, self._lease)
+        self._outbox.leases.hold(self._claimed, self._lease)
         return self
 
     async def __aexit__(
@@ -182,7 +170,7 @@ class Delivery:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        self._leases.drop(self._claimed)
+        self._outbox.leases.drop(self._claimed)
         if self._ended:
             return False
         if error is None:
@@ -224,8 +212,8 @@ class DeliveryTransaction(Transaction):
     this one is applied.
     """
 
-    def __init__(self, delivery: Delivery, memory: SharedMemory, outbox: Outbox) -> None:
-        super().__init__(memory, outbox)
+    def __init__(self, delivery: Delivery, outbox: Outbox) -> None:
+        super().__init__(outbox)
         self.delivery = delivery
         self.replied = False
         self._settles = () if delivery._claimed.transient else (delivery.settle,)

@@ -18,7 +18,9 @@ from tertulia._names import check_name, check_topic
 from tertulia._rules.hops import MAX_HOPS
 from tertulia.engines.base import DEAD_LETTERS, REPLIES, Commit, Committed, Engine, Publish, Send, Sent
 from tertulia.errors import InvalidInputError, MailboxFullError
+from tertulia.memory import SharedMemory
 from tertulia.messaging.context import path_so_far
+from tertulia.messaging.leases import LeaseKeeper
 from tertulia.records import DeliveryMode, Failure, Message, MessageRecord, new_id
 
 MESSAGE_LOG_SIZE = 1_000  # per handle, like the access log
@@ -48,11 +50,13 @@ class Counters:
 
 
 class Outbox:
-    """Encodes messages, keeps the log, and commits. One per handle of a space."""
+    """Encodes messages, keeps the log, and commits. One per handle of a space, and what its deliveries work with."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine, clock: Clock, memory: SharedMemory, leases: LeaseKeeper) -> None:
         self.engine = engine
         self.clock = clock
+        self.memory = memory
+        self.leases = leases
         self.time = clock.time
         self.limit = engine.capabilities.max_value_bytes
         self.jitter = random.random
@@ -201,7 +205,9 @@ def encodable(text: str) -> str:
 
 def _check_fields(message: Message, delay: float) -> None:
     """Raise InvalidInputError for fields that the receiver could not read back, or that ask for the impossible."""
-    check_id(message.id)
+    message_id = message.id
+    if message_id.__class__ is not str or not 0 < len(message_id) <= MAX_ID or not message_id.isprintable():
+        check_id(message_id)  # says what is wrong
     mode = message.delivery_mode
     if mode.__class__ is not DeliveryMode:
         raise InvalidInputError(f"delivery_mode must be a DeliveryMode, not {reprlib.repr(mode)}")
