@@ -21,7 +21,7 @@ DEFAULT_URL = "file:.tertulia/space.db"
 URL_VARIABLE = "TERTULIA_URL"
 
 # The module of the engine that a scheme names; it has `open_engine`.
-_ENGINES: dict[str, str] = {"memory": "tertulia.engines.inprocess"}
+_ENGINES: dict[str, str] = {"file": "tertulia.engines.file", "memory": "tertulia.engines.inprocess"}
 
 
 class Space:
@@ -98,16 +98,24 @@ class _Connecting:
 def connect(url: str | None = None, *, clock: Clock = SYSTEM_CLOCK, **options: Any) -> _Connecting:
     """Open a space: enter the result with `async with`, or await it for a Space to close yourself.
 
-    `url` is `memory:` (this space alone), `memory:NAME` (shared in this process); default: $TERTULIA_URL, else
-    `file:.tertulia/space.db`. Other options are the engine's.
+    `url` is `memory:` (this space alone), `memory:NAME` (shared in this process), `file:PATH` or a path alone (shared
+    by the processes of this machine); default: $TERTULIA_URL, else `file:.tertulia/space.db`. Other options are the
+    engine's: `durability="power"` makes a file survive power cuts.
 
     Raises InvalidURLError for a URL that no engine answers to, MissingExtraError when its package is not installed.
     """
     return _Connecting(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL, clock, options)
 
 
+def _is_path(url: str) -> bool:
+    """Tell whether a URL is a path alone: without a scheme, and with a directory or a suffix in it."""
+    return ":" not in url.partition("/")[0] and ("/" in url or "." in url)
+
+
 def _engine_module(url: object) -> Any:
     scheme, colon, _ = url.partition(":") if isinstance(url, str) else ("", "", "")
+    if isinstance(url, str) and _is_path(url):
+        scheme = colon = "file"
     name = _ENGINES.get(scheme)
     if not colon or name is None:
         known = ", ".join(f"{known}:" for known in sorted(_ENGINES))

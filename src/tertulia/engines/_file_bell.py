@@ -1,0 +1,103 @@
+"""Doorbells: how processes that share a file wake each other, and hand over what is stored nowhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+import msgspec
+
+from tertulia.engines._file_format import encode
+
+MAX_PATH = 100  # bytes; a socket's address has room for 108 on Linux and 104 on macOS
+MAX_DATAGRAM = 64 * 1024  # bytes; what is larger is not for a doorbell: half of the smallest usual buffer
+MAX_RINGS = 256  # read at once, so that a noisy neighbour cannot keep the event loop busy
+RING = b""
+
+_read_emitted = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
+
+
+class Rung(Enum):
+    """What became of a ring."""
+
+    YES = "yes"
+    FULL = "full"  # rung already, and not heard yet
+    GONE = "gone"  # nobody is there any more
+    NO = "no"
+
+
+class Bell:
+    """This process's doorbell for one space."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        path = directory / name
+        self.path = str(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            self.socket.bind(self.path)
+        except OSError:
+            self.socket.close()
+            raise
+
+    def ring(self, path: str, datagram: bytes = RING) -> Rung:
+        """Ring another's bell; never waits."""
+        try:
+            self.socket.sendto(datagram, path)
+        except BlockingIOError:
+            return Rung.FULL
+        except (ConnectionRefusedError, FileNotFoundError):
+            with suppress(OSError):
+                os.unlink(path)  # noqa: PTH108 - what is left of a process that was killed
+            return Rung.GONE
+        except OSError:
+            return Rung.NO
+        return Rung.YES
+
+    def heard(self) -> list[bytes]:
+        """Return the datagrams that came since."""
+        found: list[bytes] = []
+        with suppress(BlockingIOError, ConnectionError):
+            while len(found) < MAX_RINGS:
+                found.append(self.socket.recv(MAX_DATAGRAM))
+        return found
+
+    def close(self) -> None:
+        """Take the bell down."""
+        self.socket.close()
+        with suppress(OSError):
+            os.unlink(self.path)  # noqa: PTH108 - a socket, not a file
+
+
+def runtime_directory() -> Path | None:
+    """Return a short private directory for sockets, or None where there is none to be had."""
+    user = os.geteuid()
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    for candidate in (*([Path(given) / "tertulia"] if given else []), Path(tempfile.gettempdir()) / f"tertulia-{user}"):
+        try:
+            candidate.mkdir(mode=0o700, exist_ok=True)
+            found = candidate.lstat()
+        except OSError:
+            continue
+        mine = stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o077
+        if mine and len(os.fsencode(candidate)) + 56 <= MAX_PATH:
+            return candidate
+    return None
+
+
+def pack_emitted(mailbox: str, message_id: str, body: bytes) -> bytes | None:
+    """Return a datagram that carries a message, or None where it is too large."""
+    datagram = encode((mailbox, message_id, body))
+    return datagram if len(datagram) <= MAX_DATAGRAM else None
+
+
+def unpack_emitted(datagram: bytes) -> tuple[str, str, bytes] | None:
+    """Return the message that a datagram carries; None for what is none."""
+    try:
+        return _read_emitted(datagram)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,155 @@
+"""The mailboxes themselves in the file: made, changed, removed, subscribed; and figures about all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tertulia.engines._file_format import encode, read_notes, rows
+from tertulia.engines._file_mail import WAITING, WHEN_FULL, Box, body_of, browse, find_box, insert
+from tertulia.engines._file_session import Session
+from tertulia.engines.base import EngineStats, MailboxCounts, MailboxOptions
+from tertulia.errors import UnknownAgentError
+from tertulia.records import AgentInfo
+
+EVERYTHING = -1  # SQLite's LIMIT for no limit
+
+
+def open_box(session: Session, name: str, options: MailboxOptions) -> bool:
+    """Make the mailbox, or give it these options; return whether it was made."""
+    settings = (options.max_size, WHEN_FULL.index(options.when_full), options.max_attempts, int(options.ordered))
+    box = find_box(session.execute, name)
+    if box is None:
+        session.execute(
+            "INSERT INTO boxes(name, max_size, when_full, max_attempts, ordered, size) VALUES(?, ?, ?, ?, ?, 0)",
+            (name, *settings),
+        )
+        return True
+    if settings != (box.max_size, box.when_full, box.max_attempts, box.ordered):
+        session.execute(
+            "UPDATE boxes SET max_size = ?, when_full = ?, max_attempts = ?, ordered = ? WHERE id = ?",
+            (*settings, box.id),
+        )
+        session.claimable(name)
+        session.roomier(name)
+    return False
+
+
+def close_box(session: Session, name: str, heir: str | None, note: bytes) -> int:
+    """Remove the mailbox; its messages go to the heir or are gone. Return how many there were."""
+    execute = session.execute
+    to = None if heir is None else find_box(execute, heir)
+    if heir is not None and to is None:
+        raise UnknownAgentError(heir)
+    box = find_box(execute, name)
+    if box is None:
+        return 0
+    count = execute("SELECT count(*) FROM messages WHERE box = ?", (box.id,)).get
+    if to is not None and to.id != box.id:
+        _move(session, box, to, note)
+    execute("DELETE FROM bodies WHERE sequence IN (SELECT sequence FROM messages WHERE box = ?)", (box.id,))
+    for table in ("messages", "markers", "topics"):
+        execute(f"DELETE FROM {table} WHERE box = ?", (box.id,))  # noqa: S608 - names from the line above
+    execute("DELETE FROM boxes WHERE id = ?", (box.id,))
+    session.topics += 1
+    session.claimable(name)  # who waits there learns that it is gone
+    session.roomier(name)
+    return count
+
+
+def _move(session: Session, box: Box, heir: Box, note: bytes) -> None:
+    for message in browse(session.execute, box.id, EVERYTHING, None):
+        if browse(session.execute, heir.id, 1, message.message_id):
+            continue
+        notes = read_notes(message.notes)
+        packed = encode((*notes, note) if note else notes)
+        insert(session, heir, message.message_id, body_of(session.execute, message), WAITING, 0.0, 0, packed)
+    session.execute("UPDATE boxes SET size = ? WHERE id = ?", (heir.size, heir.id))
+
+
+def subscribe(session: Session, name: str, pattern: str) -> bool:
+    """Add a topic pattern; return whether it is new."""
+    box = _known(session, name)
+    if _has(session, box, pattern):
+        return False
+    session.execute("INSERT INTO topics(box, pattern) VALUES(?, ?)", (box.id, pattern))
+    session.topics += 1
+    return True
+
+
+def unsubscribe(session: Session, name: str, pattern: str) -> bool:
+    """Take a topic pattern away; return whether it was there."""
+    box = _known(session, name)
+    if not _has(session, box, pattern):
+        return False
+    session.execute("DELETE FROM topics WHERE box = ? AND pattern = ?", (box.id, pattern))
+    session.topics += 1
+    return True
+
+
+def _has(session: Session, box: Box, pattern: str) -> bool:
+    found = session.execute("SELECT 1 FROM topics WHERE box = ? AND pattern = ?", (box.id, pattern)).get
+    return found is not None
+
+
+def _known(session: Session, name: str) -> Box:
+    box = find_box(session.execute, name)
+    if box is None:
+        raise UnknownAgentError(name)
+    return box
+
+
+# --- what there is ---
+
+
+def infos(execute: Callable[..., Any]) -> list[AgentInfo]:
+    """Return all mailboxes in name order."""
+    patterns: dict[int, list[str]] = {}
+    for box, pattern in execute("SELECT box, pattern FROM topics ORDER BY pattern").fetchall():
+        patterns.setdefault(box, []).append(pattern)
+    return [
+        AgentInfo(
+            agent_id=name,
+            max_queue_size=max_size,
+            when_full=WHEN_FULL[when_full],
+            max_attempts=max_attempts,
+            ordered=bool(ordered),
+            topics=tuple(patterns.get(box, ())),
+        )
+        for box, name, max_size, when_full, max_attempts, ordered in execute(
+            "SELECT id, name, max_size, when_full, max_attempts, ordered FROM boxes ORDER BY name"
+        ).fetchall()
+    ]
+
+
+def stats(execute: Callable[..., Any], civil: float, now: float) -> EngineStats:
+    """Return figures about the space; the caller holds one read transaction."""
+    owners = {
+        owner: (count, size)
+        for owner, count, size in rows(
+            execute(
+                "SELECT owner, count(*), sum(length(body)) FROM records WHERE expires IS NULL OR expires > ?"
+                " GROUP BY owner",
+                (civil,),
+            ).get
+        )
+    }
+    counts = {
+        name: MailboxCounts(waiting or 0, leased or 0, delayed or 0)
+        for name, waiting, leased, delayed in rows(
+            execute(
+                "SELECT b.name, sum(m.state = 0 OR m.due <= ?), sum(m.state = 1 AND m.due > ?),"
+                " sum(m.state = 2 AND m.due > ?) FROM boxes b LEFT JOIN messages m ON m.box = b.id"
+                " GROUP BY b.id ORDER BY b.name",
+                (now, now, now),
+            ).get
+        )
+    }
+    return EngineStats(
+        keys=sum(count for count, _ in owners.values()),
+        bytes=sum(size for _, size in owners.values()),
+        keys_by_owner={owner: count for owner, (count, _) in owners.items()},
+        mailboxes=counts,
+        topics=execute("SELECT count(DISTINCT pattern) FROM topics").get,
+        revision=execute("SELECT revision FROM counters").get,
+    )

@@ -1,0 +1,141 @@
+"""What a space looks like inside its SQLite file: tables, packed records, and the checksums over them."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import apsw
+import msgspec
+
+from tertulia.engines.base import Change, Record
+from tertulia.errors import CorruptRecordError, EngineError, EngineUnavailableError, IncompatibleFormatError
+from tertulia.records import ChangeKind
+
+APPLICATION_ID = 0x54455254  # "TERT", in the header of the file
+FORMAT = 1  # raised with every change that an older version cannot read
+HISTORY_CHANGES = 10_000  # what a watch can resume over: minutes of a busy team
+HISTORY_BYTES = 64 * 2**20  # and its bound in the file, whatever the values' sizes
+DEDUP_WINDOW = 3600.0  # seconds; a sender that retries for longer than an hour is no longer retrying
+DEDUP_COUNT = 1_000_000  # ids remembered per mailbox, about 100 bytes each
+INLINE_BODY = 2_000  # bytes; a message's larger body lies beside its row, so that a claim need not rewrite it
+
+# A record's row lies where the checksum of its key says, so a read by key is one step; `key` is for scans, and to
+# check twice before a key is called absent.
+SCHEMA = (
+    "CREATE TABLE counters(id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, sequence INTEGER NOT NULL,"
+    " topics INTEGER NOT NULL, bells INTEGER NOT NULL, log_bytes INTEGER NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE boot(id INTEGER PRIMARY KEY, boot TEXT NOT NULL, civil REAL NOT NULL)",
+    "CREATE TABLE records(id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, expires REAL,"
+    " crc INTEGER NOT NULL, meta BLOB NOT NULL, body BLOB NOT NULL)",
+    "CREATE INDEX records_expires ON records(expires) WHERE expires IS NOT NULL",
+    "CREATE TABLE tags(tag TEXT NOT NULL, record INTEGER NOT NULL, PRIMARY KEY(tag, record)) WITHOUT ROWID",
+    "CREATE TABLE changes(revision INTEGER PRIMARY KEY, kind INTEGER NOT NULL, crc INTEGER NOT NULL,"
+    " meta BLOB NOT NULL, body BLOB)",
+    "CREATE TABLE boxes(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, max_size INTEGER NOT NULL,"
+    " when_full INTEGER NOT NULL, max_attempts INTEGER NOT NULL, ordered INTEGER NOT NULL, size INTEGER NOT NULL)",
+    "CREATE TABLE topics(id INTEGER PRIMARY KEY, box INTEGER NOT NULL, pattern TEXT NOT NULL, UNIQUE(box, pattern))",
+    "CREATE TABLE messages(sequence INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL,"
+    " state INTEGER NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL,"
+    " dedupe INTEGER NOT NULL, stored_at REAL NOT NULL, notes BLOB NOT NULL, body_crc INTEGER NOT NULL,"
+    " crc INTEGER NOT NULL, body BLOB, UNIQUE(box, message_id))",
+    "CREATE INDEX messages_ready ON messages(box, sequence) WHERE state = 0",
+    "CREATE INDEX messages_due ON messages(box, due) WHERE state > 0",
+    "CREATE TABLE bodies(sequence INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    "CREATE TABLE markers(id INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, until REAL NOT NULL,"
+    " UNIQUE(box, message_id))",
+    "CREATE INDEX markers_until ON markers(box, until)",
+    "CREATE TABLE bells(instance TEXT PRIMARY KEY, path TEXT NOT NULL, pid INTEGER NOT NULL, since REAL NOT NULL)"
+    " WITHOUT ROWID",
+    "CREATE TABLE interests(topic TEXT NOT NULL, instance TEXT NOT NULL, PRIMARY KEY(topic, instance)) WITHOUT ROWID",
+    "CREATE TABLE listeners(name TEXT PRIMARY KEY, instance TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE letters(id INTEGER PRIMARY KEY AUTOINCREMENT, instance TEXT NOT NULL, name TEXT NOT NULL,"
+    " message_id TEXT NOT NULL, sequence INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL)",
+    "CREATE INDEX letters_instance ON letters(instance, id)",
+)
+
+encode = msgspec.msgpack.Encoder().encode
+crc32 = zlib.crc32
+_KINDS = (ChangeKind.PUT, ChangeKind.DELETE, ChangeKind.EXPIRE)
+_Meta = tuple[str, str, int, int, int, float, float, float | None, float | None, tuple[str, ...], int, int]
+_read_meta = msgspec.msgpack.Decoder(_Meta).decode
+_read_mark = msgspec.msgpack.Decoder(tuple[str, int, float]).decode
+read_notes = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
+NO_NOTES = encode(())
+
+
+def place_of(key: str) -> int:
+    """Return where a key's record lies, unless another key is there already."""
+    return crc32(key.encode())
+
+
+def pack_record(record: Record) -> tuple[int, bytes]:
+    """Return a record's checksum and all of it but the body, which is checksummed inside."""
+    meta = encode(
+        (
+            record.key, record.owner, record.version, record.revision, record.created_revision, record.created,
+            record.updated, record.ttl, record.expires, record.tags, record.access_count, crc32(record.body),
+        )
+    )  # fmt: skip
+    return crc32(meta), meta
+
+
+def unpack_record(key: str | None, crc: int, meta: bytes, body: bytes | None) -> Record:
+    """Return a stored record, or raise CorruptRecordError. A body of None was not read, and is left out."""
+    if crc32(meta) != crc:
+        raise CorruptRecordError(key or "?", "its metadata does not match the checksum")
+    try:
+        fields = _read_meta(meta)
+    except msgspec.MsgspecError as error:
+        raise CorruptRecordError(key or "?", str(error)) from error
+    if key is not None and fields[0] != key:
+        raise CorruptRecordError(key, "another key's record lies in its place")
+    if body is None:
+        return Record(fields[0], b"", *fields[1:11])
+    if crc32(body) != fields[11]:
+        raise CorruptRecordError(fields[0], "its value does not match the checksum")
+    return Record(fields[0], body, *fields[1:11])
+
+
+def pack_mark(key: str, revision: int, at: float) -> tuple[int, bytes]:
+    """Return checksum and content of a change that has no record."""
+    meta = encode((key, revision, at))
+    return crc32(meta), meta
+
+
+def unpack_change(revision: int, kind: int, crc: int, meta: bytes, body: bytes | None) -> Change:
+    """Return a stored change, or raise CorruptRecordError."""
+    if kind == 0:
+        record = unpack_record(None, crc, meta, body or b"")
+        if record.revision == revision:
+            return Change(ChangeKind.PUT, record.key, revision, record.updated, record)
+    elif 0 < kind < len(_KINDS) and crc32(meta) == crc:
+        key, at_revision, at = _read_mark(meta)
+        if at_revision == revision:
+            return Change(_KINDS[kind], key, revision, at)
+    raise CorruptRecordError(f"change {revision}", "it does not match the checksum")
+
+
+def translated(error: apsw.Error | OSError, what: str = "") -> EngineError:
+    """Return what an error of SQLite or the system means to callers."""
+    text = f"{what}: {error}" if what else str(error)
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return EngineUnavailableError(f"another process holds the file for too long ({text})")
+    if isinstance(error, apsw.NotADBError):
+        return IncompatibleFormatError(f"the file is not a database ({text})")
+    if isinstance(error, apsw.CorruptError):
+        return CorruptRecordError(what or "?", f"the database file is damaged ({error})")
+    if isinstance(error, apsw.FullError):
+        return EngineError(f"the disk is full ({text})")
+    if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError | PermissionError):
+        return EngineUnavailableError(f"the file cannot be written ({text})")
+    if isinstance(error, apsw.CantOpenError):
+        return EngineUnavailableError(f"the file cannot be opened ({text})")
+    return EngineError(f"the file engine failed ({type(error).__name__}: {text})")
+
+
+def rows(found: Any) -> list[Any]:
+    """Return what apsw's `Cursor.get` gave for a statement as a list of rows."""
+    if found is None:
+        return []
+    return found if isinstance(found, list) else [found]

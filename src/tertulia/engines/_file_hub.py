@@ -1,0 +1,447 @@
+"""What the handles of one process on one file share: connections, the bell, and everybody who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import apsw
+
+from tertulia._background import logger
+from tertulia._clock import Alarm, Clock
+from tertulia.engines._file_bell import Bell, Rung, runtime_directory, unpack_emitted
+from tertulia.engines._file_format import crc32, encode, translated
+from tertulia.engines._file_lock import WriterLock
+from tertulia.engines._file_mail import find_box, is_held_back, unclaim
+from tertulia.engines._file_open import WAIT_THERE, Place, connect, lock_beside
+from tertulia.engines._file_records import next_expiry, sweep
+from tertulia.engines._file_session import Effects, Session
+from tertulia.engines._file_time import FileClock
+from tertulia.engines._file_watch import WatchStream
+from tertulia.engines._file_writer import Writer
+from tertulia.engines.base import Claimed
+from tertulia.errors import EngineError, UnknownAgentError
+
+T = TypeVar("T")
+Waiters = dict[str, deque[asyncio.Future[bool]]]
+
+POLL = 0.25  # seconds between two looks while somebody waits: how late a lost ring can be
+POLL_ONLY = 0.02  # the same where there are no bells
+LETTERS = 256  # replies read at once
+LETTERS_KEPT = 64  # replies handed over before their rows are removed, so that not each costs a write
+LETTERS_LEFT = 0.2  # seconds after which the rest are removed too
+TRANSIENTS = 1_000  # emitted messages that wait for a mailbox's consumers; more are lost, as they may be
+READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
+RETRY_SWEEP = 0.05  # seconds until the next batch of expired keys, so that others can write meanwhile
+
+
+class Hub:
+    """One process's use of one file, on one event loop."""
+
+    def __init__(self, place: Place, connection: apsw.Connection, durability: str, clock: Clock) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.place = place
+        self.durability = durability
+        self.clock = clock
+        self.time = FileClock(clock)
+        self.instance = uuid4().hex[:16]
+        self.handles = 0
+        self.forked = False
+        self.reads: dict[str, int] = {}
+        self.session = Session(connection, self.time, self.instance, self.reads)
+        self.execute = self.session.execute
+        self.writer = Writer(
+            self.session, self._lock_file, self._new_session, self.announce, syncs=durability == "power"
+        )
+        self.claimants: Waiters = {}
+        self.senders: Waiters = {}
+        self.streams: set[WatchStream] = set()
+        self.listeners: dict[str, Callable[[Claimed], None]] = {}
+        self.transients: dict[str, deque[Claimed]] = {}
+        self.interests: set[str] = set()
+        self.bell: Bell | None = None
+        self.setup: asyncio.Future[Any] | None = None
+        self._no_bell = False
+        self._poll: asyncio.TimerHandle | None = None
+        self._data_version = -1
+        self._letter = 0
+        self._letters_kept = 0
+        self._emitted = 0
+        self.due_alarm = Alarm(clock, self._on_due)
+        self.expiry_alarm = Alarm(clock, self._on_expiry)
+        self._set_expiry_alarm()
+
+    def _lock_file(self) -> WriterLock:
+        return WriterLock(lock_beside(Path(self.place.path)))
+
+    def connect(self) -> apsw.Connection:
+        """Return one more connection, for a thread."""
+        path = self.place.path
+        return connect(path, self.durability, WAIT_THERE, str(lock_beside(Path(path))))
+
+    def _new_session(self) -> Session:
+        return Session(self.connect(), self.time, self.instance, self.reads)
+
+    def read(self, function: Callable[..., T], *values: Any) -> T:
+        """Call a function that reads with the connection of the event loop."""
+        try:
+            return function(self.execute, *values)
+        except apsw.Error as error:
+            raise translated(error) from error
+
+    def write_soon(self, work: Callable[[Session], Any]) -> asyncio.Future[Any] | None:
+        """Write in the background; what fails is logged."""
+        try:
+            return self.writer.write_soon(work)
+        except EngineError:
+            logger.exception("a write in the background failed")
+            return None
+
+    # --- what a commit brings about ---
+
+    def announce(self, effects: Effects) -> None:
+        """Wake everybody, here and elsewhere, whom a commit concerns."""
+        for name, claimed in effects.letters:
+            listener = self.listeners.get(name)
+            if listener is not None:
+                listener(claimed)
+        for name in effects.boxes:
+            wake_one(self.claimants.get(name))
+        for name in effects.room:
+            wake_all(self.senders.get(name))
+        if effects.changed:
+            for stream in self.streams:
+                stream.wake()
+        if effects.expires < inf:
+            self.expiry_alarm.ring_in(effects.expires - self.clock.time())
+        for instance, path in effects.ring.items():
+            self.open_bell()
+            if path and self.bell is not None and self.bell.ring(path) is Rung.GONE:
+                self.forget(instance)
+
+    def forget(self, instance: str) -> None:
+        """Clean up after a process that is gone."""
+        self.write_soon(lambda session: leave(session, instance))
+
+    def unclaim(self, claims: list[Claimed]) -> None:
+        """Give back what was claimed for somebody who went away meanwhile."""
+        stored = [claimed for claimed in claims if not claimed.transient]
+        if stored:
+            self.write_soon(lambda session: unclaim(session, stored))
+
+    # --- being woken ---
+
+    async def take_interest(self, topic: str) -> None:
+        """Have this process rung from now on when a topic's time has come."""
+        if topic in self.interests:
+            self._start_poll()
+            return
+        self.open_bell()
+        if self.bell is not None:
+            await self.writer.write(lambda session: join(session, self._bell_row(), (topic,), ()))
+            self.interests.add(topic)
+        self._start_poll()
+
+    def listen(self, name: str, callback: Callable[[Claimed], None]) -> Callable[[], None]:
+        """Hand a mailbox's messages to a callback."""
+        self.open_bell()
+        self.listeners[name] = callback
+        row = self._bell_row()
+        self._set_up(self.write_soon(lambda session: join(session, row, (), (name,))))
+        self._start_poll()
+
+        def stop() -> None:
+            if self.listeners.get(name) is callback:
+                del self.listeners[name]
+                self._set_up(self.write_soon(lambda session: stop_listening(session, name)))
+
+        return stop
+
+    def _set_up(self, pending: asyncio.Future[Any] | None) -> None:
+        if pending is not None:
+            self.setup = pending
+            pending.add_done_callback(self._is_set_up)
+
+    def _is_set_up(self, done: asyncio.Future[Any]) -> None:
+        if self.setup is done:
+            self.setup = None
+
+    def _bell_row(self) -> tuple[str, str, int, float]:
+        path = "" if self.bell is None else self.bell.path
+        return (self.instance, path, os.getpid(), self.clock.time())
+
+    def open_bell(self) -> None:
+        if self.bell is not None or self._no_bell:
+            return
+        directory = runtime_directory()
+        try:
+            if directory is not None:
+                name = f"{self.place.device:x}-{self.place.inode:x}-{self.instance}"
+                self.bell = Bell(directory, name)
+                self.loop.add_reader(self.bell.socket.fileno(), self._on_rung)
+        except (OSError, NotImplementedError) as error:
+            logger.warning("no doorbell for %s, so its users look for news themselves: %s", self.place.path, error)
+        self._no_bell = self.bell is None
+
+    def _on_rung(self) -> None:
+        assert self.bell is not None  # noqa: S101 - it is the bell that was rung
+        rung = False
+        for datagram in self.bell.heard():
+            message = unpack_emitted(datagram) if datagram else None
+            if message is None:
+                rung = True
+            else:
+                self.take_emitted(*message)
+        if rung:
+            self.look_around()
+
+    def look_around(self) -> None:
+        """See what others have committed, and wake whom it concerns."""
+        try:
+            self._data_version = self.execute("PRAGMA data_version").get
+            if self.listeners:
+                self._read_letters()
+            for stream in self.streams:
+                stream.wake()
+            self._on_due()
+            for name, waiting in self.senders.items():
+                if waiting and self.has_room(name):
+                    wake_all(waiting)
+            self._set_expiry_alarm()
+        except (apsw.Error, EngineError):
+            logger.exception("the news of %s could not be read", self.place.path)
+
+    def has_room(self, name: str) -> bool:
+        """Tell whether a mailbox takes one more message, or is gone."""
+        box = find_box(self.execute, name)
+        return box is None or box.size < box.max_size
+
+    # --- looking by itself, as a backstop ---
+
+    def _waits(self) -> bool:
+        return bool(self.streams or self.listeners) or any(map(len, self.claimants.values())) or any(
+            map(len, self.senders.values())
+        )
+
+    def _start_poll(self) -> None:
+        if self._poll is None:
+            self._poll = self.loop.call_later(POLL_ONLY if self._no_bell else POLL, self._on_poll)
+
+    def _on_poll(self) -> None:
+        self._poll = None
+        if not self._waits():
+            return
+        self._start_poll()
+        try:
+            version = self.execute("PRAGMA data_version").get
+        except apsw.Error:
+            logger.exception("%s could not be read", self.place.path)
+            return
+        if version != self._data_version:
+            self.look_around()
+            self._stay_known()
+
+    def _stay_known(self) -> None:
+        """Register anew if somebody took this process for dead."""
+        if self.bell is None or not (self.interests or self.listeners):
+            return
+        known = self.execute("SELECT 1 FROM bells WHERE instance = ?", (self.instance,)).get
+        if known is None:
+            row, topics, names = self._bell_row(), tuple(self.interests), tuple(self.listeners)
+            self.write_soon(lambda session: join(session, row, topics, names))
+
+    # --- letters: messages for listeners, from other processes ---
+
+    def _read_letters(self) -> None:
+        while True:
+            found = self.execute(
+                "SELECT id, name, message_id, sequence, crc, body FROM letters WHERE instance = ? AND id > ?"
+                " ORDER BY id LIMIT ?",
+                (self.instance, self._letter, LETTERS),
+            ).fetchall()
+            for letter, name, message_id, sequence, crc, body in found:
+                self._letter = letter
+                listener = self.listeners.get(name)
+                if crc32(body, crc32(encode((name, message_id, sequence)))) != crc:
+                    logger.error("a message to %s was damaged in the file, and is lost", name)
+                elif listener is not None:
+                    listener(Claimed(name, message_id, body, sequence))
+            if found and not self._letters_kept:
+                self.loop.call_later(LETTERS_LEFT, self._remove_letters)
+            self._letters_kept += len(found)
+            if self._letters_kept >= LETTERS_KEPT:
+                self._remove_letters()
+            if len(found) < LETTERS:
+                return
+
+    def _remove_letters(self) -> None:
+        if self._letters_kept and self.handles:
+            self._letters_kept = 0
+            read = self._letter
+            self.write_soon(
+                lambda session: session.execute(
+                    "DELETE FROM letters WHERE instance = ? AND id <= ?", (self.instance, read)
+                )
+            )
+
+    # --- emitted messages ---
+
+    def take_emitted(self, mailbox: str, message_id: str, body: bytes) -> bool:
+        """Hand a message that is stored nowhere to whoever consumes here."""
+        self._emitted -= 1  # their places are before those of stored messages
+        claimed = Claimed(mailbox, message_id, body, self._emitted, transient=True)
+        listener = self.listeners.get(mailbox)
+        if listener is not None:
+            listener(claimed)
+            return True
+        waiting = self.transients.setdefault(mailbox, deque())
+        if len(waiting) >= TRANSIENTS:
+            return False
+        waiting.append(claimed)
+        wake_one(self.claimants.get(mailbox))
+        return True
+
+    def consumes(self, mailbox: str) -> bool:
+        """Tell whether somebody here claims from a mailbox, now or from time to time."""
+        return f"m:{mailbox}" in self.interests or bool(self.claimants.get(mailbox))
+
+    # --- time ---
+
+    def is_claimable(self, mailbox: str) -> bool:
+        """Tell whether a claim would find something; if not, see to it that its time is not missed.
+
+        Raises UnknownAgentError.
+        """
+        execute = self.execute
+        box = find_box(execute, mailbox)
+        if box is None:
+            raise UnknownAgentError(mailbox)
+        due = execute("SELECT min(due) FROM messages WHERE box = ? AND state > 0", (box.id,)).get
+        now = self.time.now()
+        if due is not None and due <= now:
+            return True
+        if due is not None:
+            self.due_alarm.ring_in(due - now)
+        if box.ordered and is_held_back(execute, box.id):
+            return False
+        if self.transients.get(mailbox):
+            return True
+        found = execute("SELECT 1 FROM messages WHERE box = ? AND state = 0 LIMIT 1", (box.id,)).get
+        return found is not None
+
+    def _on_due(self) -> None:
+        """Wake who waits for a mailbox in which something can be claimed, or that is gone."""
+        for name, waiting in self.claimants.items():
+            if not waiting:
+                continue
+            try:
+                claimable = self.is_claimable(name)
+            except UnknownAgentError:
+                wake_all(waiting)
+                continue
+            if claimable:
+                wake_one(waiting)
+
+    def _set_expiry_alarm(self) -> None:
+        expires = next_expiry(self.execute)
+        if expires is not None:
+            self.expiry_alarm.ring_in(expires - self.clock.time())
+
+    def _on_expiry(self) -> None:
+        expires = self.read(next_expiry)
+        if expires is None:
+            return
+        if expires > self.clock.time():
+            self.expiry_alarm.ring_in(expires - self.clock.time())
+            return
+        pending = self.write_soon(sweep)
+        if pending is None:
+            self._set_expiry_alarm_again()
+        else:
+            pending.add_done_callback(lambda _: self._set_expiry_alarm_again())
+
+    def _set_expiry_alarm_again(self) -> None:
+        if not self.handles:
+            return
+        expires = self.read(next_expiry)
+        if expires is not None:
+            self.expiry_alarm.ring_in(max(expires - self.clock.time(), RETRY_SWEEP if expires <= self.clock.time() else 0))
+
+    def expired(self) -> None:
+        """Somebody met a key whose time is over: remove it, and whatever else is due."""
+        self.expiry_alarm.ring_in(0.0)
+
+    # --- the end ---
+
+    async def aclose(self) -> None:
+        """Leave the file as if this process had never been; the last one out removes SQLite's helper files."""
+        self.due_alarm.cancel()
+        self.expiry_alarm.cancel()
+        if self._poll is not None:
+            self._poll.cancel()
+        if self.bell is not None:
+            self.loop.remove_reader(self.bell.socket.fileno())
+        try:
+            if self.interests or self._letter or self.bell is not None:
+                await self.writer.write(lambda session: leave(session, self.instance))
+        except EngineError:
+            logger.exception("%s could not be left properly", self.place.path)
+        await self.writer.aclose()
+        if self.bell is not None:
+            self.bell.close()
+        await self.loop.run_in_executor(None, self.session.connection.close)
+
+    def abandon(self) -> None:
+        """In a forked child: touch nothing of the parent's, and never let SQLite close it."""
+        self.forked = True
+        for kept in (self.session.connection, self.session, self.writer, self):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+
+
+# --- work on the tables of who is there ---
+
+
+def join(session: Session, bell: tuple[str, str, int, float], topics: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Write down an instance's bell, what it is interested in, and what it listens to."""
+    session.execute("INSERT OR REPLACE INTO bells(instance, path, pid, since) VALUES(?, ?, ?, ?)", bell)
+    for topic in topics:
+        session.execute("INSERT OR IGNORE INTO interests(topic, instance) VALUES(?, ?)", (topic, bell[0]))
+    for name in names:
+        session.execute("INSERT OR REPLACE INTO listeners(name, instance) VALUES(?, ?)", (name, bell[0]))
+    session.bells += 1
+
+
+def stop_listening(session: Session, name: str) -> None:
+    """Take a listener's mailbox away, with what is in it."""
+    session.execute("DELETE FROM listeners WHERE name = ? AND instance = ?", (name, session.instance))
+    session.execute("DELETE FROM letters WHERE name = ? AND instance = ?", (name, session.instance))
+    session.bells += 1
+
+
+def leave(session: Session, instance: str) -> None:
+    """Take an instance out, with its private mailboxes."""
+    for table in ("bells", "interests", "listeners", "letters"):
+        session.execute(f"DELETE FROM {table} WHERE instance = ?", (instance,))  # noqa: S608 - names from above
+    session.bells += 1
+
+
+def wake_one(queue: deque[asyncio.Future[bool]] | None) -> None:
+    """Wake the longest-waiting of a queue, if anybody waits."""
+    while queue:
+        waiter = queue.popleft()
+        if not waiter.done():
+            waiter.set_result(True)
+            return
+
+
+def wake_all(queue: deque[asyncio.Future[bool]] | None) -> None:
+    """Let everybody in a queue look again."""
+    while queue:
+        wake_one(queue)

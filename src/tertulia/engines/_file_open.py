@@ -1,0 +1,301 @@
+"""Opening a space's file: what is refused, how it is made, and what connections to it are like."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import apsw
+from msgspec import Struct
+
+from tertulia.engines._file_format import APPLICATION_ID, FORMAT, SCHEMA, crc32, encode, rows, translated
+from tertulia.engines._file_lock import WriterLock
+from tertulia.engines._file_mail import DELAYED, LEASED, change, load
+from tertulia.engines._file_session import Session
+from tertulia.engines._file_time import FileClock
+from tertulia.errors import (
+    EngineError,
+    EngineUnavailableError,
+    IncompatibleFormatError,
+    InvalidURLError,
+    UnsupportedError,
+)
+
+DEFAULT_PARENT = ".tertulia"  # the only directory that is made when it is missing
+OLDEST_SQLITE = (3, 51, 3)  # before it two processes could lose acknowledged commits (the WAL reset bug)
+OPEN_LIMIT = 10.0  # seconds to wait for others who open, or for a writer that was stopped
+WAIT_HERE = 100  # ms that a statement on the event loop may wait for a crashed neighbour's recovery
+WAIT_THERE = 10_000  # ms, in a thread
+CACHE_KIB = 16 * 1024  # of pages for a connection: the inner pages of a million keys, and a team's working set
+CHECKED_BYTES = 8 * 2**20  # a file up to this is checked whole when it is opened: 20 to 50 ms
+MAGIC = b"SQLite format 3\0"
+SHARED_FILE_SYSTEMS = frozenset(
+    "nfs nfs4 cifs smb2 smb3 smbfs ncpfs afs ceph lustre beegfs glusterfs 9p fuse.sshfs fuse.glusterfs".split()
+)
+DURABILITIES = {"process": "NORMAL", "power": "FULL"}
+
+
+class Place(Struct, frozen=True):
+    """A space's file that was found good to open."""
+
+    path: str
+    device: int
+    inode: int
+
+
+def path_of(url: str) -> Path:
+    """Return the path that a `file:` URL or a plain path names. Raises InvalidURLError."""
+    text = url[5:] if url.startswith("file:") else url
+    if text.startswith("//"):
+        host, slash, text = text[2:].partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise InvalidURLError(url, "a file: URL names a file of this machine, as in `file:team.db` or `file:/a/b.db`")
+        text = unquote("/" + text)
+    if not text or "\0" in text:
+        raise InvalidURLError(url, "it names no file; write `file:team.db`")
+    return Path(os.path.abspath(text))  # noqa: PTH100 - unlike resolve() it follows no link
+
+
+def check_sqlite() -> None:
+    """Refuse an SQLite that can lose commits."""
+    version = apsw.sqlite_lib_version()
+    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise UnsupportedError(f"SQLite {version} can lose commits of concurrent processes; {oldest} or later is needed")
+
+
+def prepare(path: Path) -> None:
+    """Refuse whatever cannot be a space's file; nothing is changed, but that the default directory is made."""
+    parent = path.parent
+    if not parent.exists() and parent.name == DEFAULT_PARENT and parent.parent.is_dir():
+        try:
+            parent.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise EngineUnavailableError(f"the directory {parent} cannot be made: {error.strerror}") from error
+    if not parent.is_dir():
+        raise EngineUnavailableError(f"the directory {parent} does not exist; make it first")
+    system = file_system(parent)
+    if system in SHARED_FILE_SYSTEMS:
+        raise UnsupportedError(f"{parent} is on a network file system ({system}), where SQLite cannot share a file")
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        found = None
+    except OSError as error:
+        raise EngineUnavailableError(f"{path} cannot be examined: {error.strerror}") from error
+    if found is not None:
+        _check_file(path, found)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise EngineUnavailableError(f"the directory {parent} cannot be written, and SQLite needs files beside {path.name}")
+
+
+def _check_file(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise EngineUnavailableError(f"{path} is a symbolic link; name the file itself")
+    if stat.S_ISDIR(found.st_mode):
+        raise EngineUnavailableError(f"{path} is a directory, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise EngineUnavailableError(f"{path} is not a regular file")
+    if found.st_uid != os.geteuid():
+        raise EngineUnavailableError(f"{path} belongs to another user")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise EngineUnavailableError(f"{path} cannot be read and written")
+    if found.st_size and not _header(path).startswith(MAGIC):
+        raise IncompatibleFormatError(f"{path} is not a space: it is not even a database")
+
+
+def _header(path: Path) -> bytes:
+    """Read the first bytes the way SQLite does: any other way would drop the locks that this process has on it."""
+    flags = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0]
+    try:
+        file = apsw.VFSFile("", str(path), flags)
+        try:
+            return file.xRead(len(MAGIC), 0)
+        finally:
+            file.xClose()
+    except apsw.Error as error:
+        raise translated(error, str(path)) from error
+
+
+def file_system(directory: Path) -> str:
+    """Return the type of the file system, or an empty string where it cannot be learned."""
+    if sys.platform != "linux":
+        return ""
+    device = directory.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split()[2:3] == [wanted] and after:
+            return after.split()[0]
+    return ""
+
+
+def connect(path: str, durability: str, wait: int, lock_path: str) -> apsw.Connection:
+    """Open a connection. A file that is made has the lock file's permissions."""
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW
+    uri = f"file:{_quoted(path)}?modeof={_quoted(lock_path)}"
+    connection = apsw.Connection(uri, flags=flags)
+    connection.set_busy_timeout(wait)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    for pragma in (
+        f"synchronous = {DURABILITIES[durability]}",
+        "wal_autocheckpoint = 0",
+        f"cache_size = -{CACHE_KIB}",
+        "cell_size_check = ON",
+        "temp_store = MEMORY",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23").replace("&", "%26")
+
+
+def open_file(path: Path, durability: str, clock: FileClock) -> tuple[Place, apsw.Connection]:
+    """Open or make the space's file, one process at a time; return the connection for the event loop.
+
+    Not for the event loop's thread. Raises EngineError, and changes nothing then.
+    """
+    check_sqlite()
+    prepare(path)
+    lock_path = lock_beside(path)
+    had_lock = lock_path.exists()
+    try:
+        lock = WriterLock(lock_path)
+    except OSError as error:
+        raise EngineUnavailableError(f"{lock_path} cannot be opened: {error.strerror}") from error
+    try:
+        _acquire(lock, path)
+        try:
+            return _open_locked(path, lock_path, durability, clock)
+        except IncompatibleFormatError:
+            if not had_lock:
+                lock_path.unlink(missing_ok=True)
+            raise
+        except apsw.Error as error:
+            raise translated(error, str(path)) from error
+    finally:
+        lock.close()
+
+
+def lock_beside(path: Path) -> Path:
+    """Return where the writers' lock of a space's file is."""
+    return path.with_name(path.name + "-lock")
+
+
+def _acquire(lock: WriterLock, path: Path) -> None:
+    deadline = time.monotonic() + OPEN_LIMIT
+    while not lock.try_acquire():
+        if time.monotonic() > deadline:
+            raise EngineUnavailableError(f"another process has held the lock on {path} for {OPEN_LIMIT:g} s")
+        time.sleep(0.002)
+
+
+def _open_locked(
+    path: Path, lock_path: Path, durability: str, clock: FileClock
+) -> tuple[Place, apsw.Connection]:
+    is_new = not path.exists()
+    connection = connect(str(path), durability, WAIT_HERE, str(lock_path))
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_schema").get:
+            _check_format(path, connection)
+        else:
+            _check_empty(path, connection)
+            _make(connection)
+        if not is_new:
+            _check_whole(path, connection)
+        _begin_boot(connection, clock)
+        found = path.lstat()
+        return Place(str(path), found.st_dev, found.st_ino), connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _check_format(path: Path, connection: apsw.Connection) -> None:
+    if connection.pragma("application_id") != APPLICATION_ID:
+        raise IncompatibleFormatError(f"{path} is a database, but not a space")
+    stored = connection.pragma("user_version")
+    if stored != FORMAT:
+        age = "newer" if stored > FORMAT else "older"
+        raise IncompatibleFormatError(f"{path} has format {stored}, {age} than this version's format {FORMAT}")
+
+
+def _check_empty(path: Path, connection: apsw.Connection) -> None:
+    if connection.pragma("application_id") not in (0, APPLICATION_ID) or connection.pragma("user_version") not in (0, FORMAT):
+        raise IncompatibleFormatError(f"{path} is an empty database of another program")
+
+
+def _make(connection: apsw.Connection) -> None:
+    connection.pragma("journal_mode", "wal")
+    zeros = (0, 0, 0, 0, 0)
+    connection.execute("BEGIN IMMEDIATE")
+    connection.pragma("application_id", APPLICATION_ID)
+    connection.pragma("user_version", FORMAT)
+    for statement in SCHEMA:
+        connection.execute(statement)
+    connection.execute("INSERT INTO counters VALUES(1, ?, ?, ?, ?, ?, ?)", (*zeros, crc32(encode(zeros))))
+    connection.execute("COMMIT")
+
+
+def _check_whole(path: Path, connection: apsw.Connection) -> None:
+    """Check a small file from end to end; what a larger one has is checked as it is read, and by `doctor`."""
+    if path.lstat().st_size > CHECKED_BYTES:
+        return
+    try:
+        findings = damage(connection)
+    except apsw.Error as error:
+        findings = [str(error)]
+    if findings:
+        raise EngineError(f"{path} is damaged: {'; '.join(findings[:3])}")
+
+
+def damage(connection: apsw.Connection) -> list[str]:
+    """Return what SQLite's own check finds wrong with the file."""
+    found = connection.execute("PRAGMA integrity_check(10)").fetchall()
+    return [] if found == [("ok",)] else [str(row[0]) for row in found]
+
+
+def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:
+    """Carry leases and delays over to this machine's present boot, if the file is from an earlier one."""
+    known = connection.execute("SELECT boot, civil FROM boot").get
+    civil = clock.time() - clock.now()  # when the shared time began
+    if known is not None and known[0] == clock.boot:
+        return
+    session = Session(connection, clock, "", {})
+    session.begin()
+    try:
+        session.execute("INSERT OR REPLACE INTO boot(id, boot, civil) VALUES(1, ?, ?)", (clock.boot, civil))
+        if known is not None:
+            _carry_over(session, known[1] - civil)
+        session.finish()
+    except BaseException:
+        session.rollback()
+        raise
+    session.commit()
+
+
+def _carry_over(session: Session, shift: float) -> None:
+    """End the leases of an earlier boot, whose holders are gone, and let delays end at the same civil time."""
+    for row in rows(session.execute("SELECT * FROM messages WHERE state > 0").get):
+        message = load(row)
+        if message.state == LEASED:
+            change(session, message, LEASED, 0.0)
+        elif message.state == DELAYED:
+            change(session, message, DELAYED, max(message.due + shift, 0.0))
+    session.execute("UPDATE markers SET until = until + ?", (shift,))
+    for table in ("bells", "interests", "listeners", "letters"):
+        session.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
+    session.bells += 1

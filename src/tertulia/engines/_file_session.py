@@ -1,0 +1,207 @@
+"""One connection to a space's file, and the transaction that every write goes through.
+
+A session is used by one thread at a time. While a transaction runs, its session holds the counters of the space and
+collects what the outside has to learn about it once it is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any, TypeVar
+
+import apsw
+
+from tertulia.engines._file_format import HISTORY_BYTES, HISTORY_CHANGES, crc32, encode, translated
+from tertulia.engines._file_time import FileClock
+from tertulia.engines.base import Claimed
+from tertulia.errors import CorruptRecordError, OutcomeUnknownError
+
+T = TypeVar("T")
+
+TRIM_EVERY = 64  # revisions; the log is a little longer than it need be, so that not every write trims it
+CHECKPOINT_PAGES = 2_000  # 8 MiB of log before a checkpoint: rare enough to cost nothing, small enough to be read fast
+
+WATCHERS = "w"  # topic of interest: any change
+_COUNTERS = "SELECT revision, sequence, topics, bells, log_bytes, crc FROM counters WHERE id = 1"
+
+
+class Effects:
+    """What others have to learn about a committed transaction."""
+
+    __slots__ = ("boxes", "changed", "expires", "letters", "ring", "room")
+
+    def __init__(self) -> None:
+        self.boxes: list[str] = []  # with something new to claim, once for each message
+        self.room: list[str] = []  # with more room, or other options
+        self.letters: list[tuple[str, Claimed]] = []  # to listeners of this instance
+        self.changed = False
+        self.expires = inf
+        self.ring: dict[str, str] = {}  # other instances to be woken, with their bells' paths
+
+    def copy(self) -> Effects:
+        """Return effects that start with these."""
+        more = Effects()
+        more.boxes, more.room, more.letters = [*self.boxes], [*self.room], [*self.letters]
+        more.changed, more.expires, more.ring = self.changed, self.expires, dict(self.ring)
+        return more
+
+
+class Session:
+    """A connection with its transaction."""
+
+    def __init__(self, connection: apsw.Connection, clock: FileClock, instance: str, reads: dict[str, int]) -> None:
+        self.connection = connection
+        self.clock = clock
+        self.instance = instance
+        self.reads = reads
+        self.execute: Callable[..., Any] = connection.cursor().execute
+        self.effects = Effects()
+        self.pages = 0  # in the write-ahead log after the last commit
+        self.revision = self.sequence = self.topics = self.bells = self.log_bytes = 0
+        self._loaded: Any = None
+        self._foreign = (-1, False)
+        self.patterns: tuple[int, dict[str, list[tuple[int, str]]]] = (-1, {})
+        connection.set_wal_hook(self._on_commit)
+
+    def _on_commit(self, connection: apsw.Connection, name: str, pages: int) -> int:  # noqa: ARG002 - SQLite's shape
+        self.pages = pages
+        return 0
+
+    # --- transactions ---
+
+    def run(self, work: Callable[[Session], T]) -> tuple[T, Effects]:
+        """Do the work in a transaction of its own; the caller holds the writers' lock. Nothing happens if it raises.
+
+        Raises OutcomeUnknownError when the disk failed while the commit was being written down.
+        """
+        self.begin()
+        try:
+            result = work(self)
+            self.finish()
+        except BaseException as error:
+            self.rollback()
+            if isinstance(error, apsw.Error):
+                raise translated(error) from error
+            raise
+        return result, self.commit()
+
+    def begin(self) -> None:
+        """Start a transaction that may write. Raises EngineUnavailableError."""
+        try:
+            self.execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            raise translated(error) from error
+        try:
+            self.load()
+        except BaseException as error:
+            self.rollback()
+            if isinstance(error, apsw.Error):
+                raise translated(error) from error
+            raise
+
+    def load(self) -> None:
+        """Read the counters anew, and forget what was collected."""
+        row = self.execute(_COUNTERS).get
+        if row is None or crc32(encode(row[:5])) != row[5]:
+            raise CorruptRecordError("(counters)", "the space's counters do not match their checksum")
+        self._loaded = row[:5]
+        self.revision, self.sequence, self.topics, self.bells, self.log_bytes = self._loaded
+        self.effects = Effects()
+
+    def finish(self) -> None:
+        """Write the counters, if something changed, and trim the log of changes."""
+        if self.revision // TRIM_EVERY != self._loaded[0] // TRIM_EVERY or self.log_bytes > HISTORY_BYTES:
+            self._trim()
+        counters = (self.revision, self.sequence, self.topics, self.bells, self.log_bytes)
+        if counters != self._loaded:
+            self.execute(
+                "UPDATE counters SET revision = ?, sequence = ?, topics = ?, bells = ?, log_bytes = ?, crc = ?"
+                " WHERE id = 1",
+                (*counters, crc32(encode(counters))),
+            )
+
+    def commit(self) -> Effects:
+        """Make it last. Raises EngineError, and OutcomeUnknownError when it may have happened all the same."""
+        try:
+            self.execute("COMMIT")
+        except apsw.Error as error:
+            self.rollback()
+            if isinstance(error, apsw.IOError) and "fsync" in str(error).lower():
+                raise OutcomeUnknownError("the disk failed while the commit was being synced") from error
+            raise translated(error) from error
+        return self.effects
+
+    def rollback(self) -> None:
+        """Undo what has not been committed."""
+        if self.connection.in_transaction:
+            self.execute("ROLLBACK")
+        self._forget()
+
+    def save(self) -> tuple[int, int, int, int, int, Effects]:
+        """Begin one of several writes in a transaction; return what `restore` needs to end it without a trace."""
+        effects = self.effects
+        self.effects = effects.copy()
+        return self.revision, self.sequence, self.topics, self.bells, self.log_bytes, effects
+
+    def restore(self, saved: tuple[int, int, int, int, int, Effects]) -> None:
+        """Forget a write that was undone."""
+        self.revision, self.sequence, self.topics, self.bells, self.log_bytes, self.effects = saved
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what was read in a transaction that is undone, if it may have been its own doing."""
+        self.patterns = (-1, {})
+        self._foreign = (-1, False)
+
+    def _trim(self) -> None:
+        gone = self.execute(
+            "SELECT count(*), total(length(body)) FROM changes WHERE revision <= ?", (self.revision - HISTORY_CHANGES,)
+        ).get
+        if gone[0]:
+            self.execute("DELETE FROM changes WHERE revision <= ?", (self.revision - HISTORY_CHANGES,))
+            self.log_bytes -= int(gone[1])
+        while self.log_bytes > HISTORY_BYTES:
+            oldest = self.execute(
+                "SELECT revision, coalesce(length(body), 0) FROM changes WHERE revision < ? ORDER BY revision LIMIT 1",
+                (self.revision,),
+            ).get
+            if oldest is None:
+                return
+            self.execute("DELETE FROM changes WHERE revision = ?", (oldest[0],))
+            self.log_bytes -= oldest[1]
+
+    # --- whom to wake ---
+
+    def call(self, topic: str) -> None:
+        """Have those other instances woken that asked for a topic."""
+        if self._foreign[0] != self.bells:
+            found = self.execute("SELECT 1 FROM interests WHERE instance != ? LIMIT 1", (self.instance,)).get
+            self._foreign = (self.bells, found is not None)
+        if self._foreign[1]:
+            for instance, path in self.execute(
+                "SELECT b.instance, b.path FROM interests i JOIN bells b ON b.instance = i.instance"
+                " WHERE i.topic = ? AND i.instance != ?",
+                (topic, self.instance),
+            ).fetchall():
+                self.effects.ring[instance] = path
+
+    def changes_made(self) -> None:
+        """Note that keys changed."""
+        if not self.effects.changed:
+            self.effects.changed = True
+            self.call(WATCHERS)
+
+    def claimable(self, box: str) -> None:
+        """Note that one more message of a mailbox can be claimed."""
+        boxes = self.effects.boxes
+        if box not in boxes:
+            self.call("m:" + box)
+        boxes.append(box)
+
+    def roomier(self, box: str) -> None:
+        """Note that a mailbox may take more."""
+        room = self.effects.room
+        if box not in room:
+            room.append(box)
+            self.call("r:" + box)

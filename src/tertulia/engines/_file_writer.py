@@ -1,0 +1,245 @@
+"""Writing without ever waiting on the event loop: at once where the file is free, else in a thread, in groups."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import apsw
+
+from tertulia._background import logger
+from tertulia.engines._file_format import translated
+from tertulia.engines._file_lock import WriterLock
+from tertulia.engines._file_session import CHECKPOINT_PAGES, Effects, Session
+from tertulia.errors import SpaceClosedError
+
+T = TypeVar("T")
+Work = Callable[[Session], Any]
+Job = tuple[Work, asyncio.Future[Any], Callable[[Any], None] | None]
+
+GROUP = 256  # writes that share one transaction: past that the sync is paid for, and others wait too long
+BRIEF = (0.0, 0.0, 0.0, 0.0002, 0.0005, 0.001)  # seconds between tries: a neighbour's write takes far less
+TOO_LONG = 8  # times the usual log: then the writers wait for a checkpoint
+END_LIMIT = 5.0  # seconds that closing waits for the thread
+
+
+class Writer:
+    """The writes of one process on one space.
+
+    `on_commit` is called on the event loop after each commit, before whoever wrote goes on.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        lock_file: Callable[[], WriterLock],
+        new_session: Callable[[], Session],
+        on_commit: Callable[[Effects], None],
+        *,
+        syncs: bool,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._session = session
+        self._lock = lock_file()
+        self._lock_file = lock_file
+        self._new_session = new_session
+        self._on_commit = on_commit
+        self._syncs = syncs  # every commit waits for the disk, so none is made here
+        self._jobs: deque[Job] = deque()
+        self._news = threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._checkpoint: asyncio.Future[None] | None = None
+        self._broken: apsw.Error | None = None
+
+    # --- on the event loop ---
+
+    async def write(self, work: Callable[[Session], T], undo: Callable[[T], None] | None = None) -> T:
+        """Do the work in a transaction; return its result. Nothing happens if it raises.
+
+        Cancelled while it waits, nothing happens; once it is under way it may happen all the same, and then `undo`
+        is called with the result.
+        """
+        if not self._syncs and not self._jobs:
+            if self._lock.try_acquire():
+                return self._write_here(work)
+            for pause in BRIEF:
+                await asyncio.sleep(pause)
+                if self._closed:
+                    raise SpaceClosedError
+                if self._lock.try_acquire():
+                    return self._write_here(work)
+        return await self.submit(work, undo)
+
+    def write_soon(self, work: Work) -> asyncio.Future[Any] | None:
+        """Do the work now if the file is free, else soon; what fails then is logged. None if it is done."""
+        if not self._syncs and not self._jobs and self._lock.try_acquire():
+            self._write_here(work)
+            return None
+        future = self.submit(work)
+        future.add_done_callback(_log_failure)
+        return future
+
+    def submit(self, work: Work, undo: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
+        """Have the work done by the thread."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._jobs.append((work, future, undo))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tertulia file writer", daemon=True)
+            self._thread.start()
+        self._news.release()
+        return future
+
+    def _write_here(self, work: Callable[[Session], T]) -> T:
+        try:
+            result, effects = self._session.run(work)
+        finally:
+            self._lock.release()
+        self._on_commit(effects)
+        self.look_at_log(self._session.pages)
+        return result
+
+    # --- in the thread ---
+
+    def _run(self) -> None:
+        try:
+            lock, session = self._lock_file(), self._new_session()
+        except BaseException as error:  # noqa: BLE001 - it is what everybody who waits gets
+            self._post(self._fail_all, error)
+            return
+        try:
+            while not self._closed:
+                self._news.acquire()
+                jobs = self._take()
+                if jobs:
+                    self._write_group(lock, session, jobs)
+        finally:
+            session.connection.close()
+            lock.close()
+
+    def _take(self) -> list[Job]:
+        jobs: list[Job] = []
+        while self._jobs and len(jobs) < GROUP:
+            jobs.append(self._jobs.popleft())
+        return jobs
+
+    def _write_group(self, lock: WriterLock, session: Session, jobs: list[Job]) -> None:
+        outcomes: list[tuple[Job, Any, BaseException | None]] = []
+        effects: Effects | None = None
+        try:
+            lock.acquire()
+            try:
+                session.begin()
+                try:
+                    outcomes = [self._write_one(session, job) for job in jobs if not job[1].cancelled()]
+                    session.finish()
+                except BaseException as error:
+                    session.rollback()
+                    if isinstance(error, apsw.Error):
+                        raise translated(error) from error
+                    raise
+                effects = session.commit()
+            finally:
+                lock.release()
+        except BaseException as error:  # noqa: BLE001 - it is what everybody who waits gets
+            outcomes = [(job, None, error) for job in jobs]
+        self._post(self._settle, outcomes, effects, session.pages)
+
+    def _write_one(self, session: Session, job: Job) -> tuple[Job, Any, BaseException | None]:
+        """Do one write of a group, so that its failure is its own."""
+        saved = session.save()
+        session.execute("SAVEPOINT one")
+        try:
+            result = job[0](session)
+        except Exception as error:
+            if not session.connection.in_transaction:  # the disk is full, or worse: all of the group is undone
+                raise
+            session.execute("ROLLBACK TO one")
+            session.execute("RELEASE one")
+            session.restore(saved)
+            return job, None, translated(error) if isinstance(error, apsw.Error) else error
+        session.execute("RELEASE one")
+        return job, result, None
+
+    def _post(self, callback: Callable[..., None], *values: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *values)
+        except RuntimeError:  # the loop has been closed: nobody waits any more
+            logger.warning("the event loop of a space was closed before the space")
+
+    # --- on the event loop again ---
+
+    def _settle(
+        self, outcomes: list[tuple[Job, Any, BaseException | None]], effects: Effects | None, pages: int
+    ) -> None:
+        if effects is not None and not self._closed:
+            self._on_commit(effects)
+            self.look_at_log(pages)
+        for (_, future, undo), result, error in outcomes:
+            if future.cancelled():
+                if undo is not None and error is None:
+                    undo(result)
+            elif error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._thread = None
+        for _, future, _ in self._take():
+            if not future.done():
+                future.set_exception(translated(error) if isinstance(error, apsw.Error | OSError) else error)
+
+    # --- checkpoints ---
+
+    def look_at_log(self, pages: int) -> None:
+        """Start a checkpoint, in a thread, when the write-ahead log has grown long enough."""
+        if pages < CHECKPOINT_PAGES or self._checkpoint is not None or self._closed:
+            return
+        self._checkpoint = self._loop.run_in_executor(None, self._check_point)
+        self._checkpoint.add_done_callback(self._checkpoint_done)
+
+    def _checkpoint_done(self, done: asyncio.Future[None]) -> None:
+        self._checkpoint = None
+        self._session.pages = 0
+        if not done.cancelled() and (error := done.exception()) is not None:
+            logger.warning("a checkpoint failed, and will be tried again: %s", error)
+
+    def _check_point(self) -> None:
+        session = self._new_session()
+        try:
+            pages, _ = session.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if pages > TOO_LONG * CHECKPOINT_PAGES:  # it never ends while others write, so they have to wait
+                lock = self._lock_file()
+                try:
+                    lock.acquire()
+                    session.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                finally:
+                    lock.close()
+        except apsw.BusyError:
+            return  # another process is at it
+        finally:
+            session.connection.close()
+
+    async def aclose(self) -> None:
+        """Do what was submitted, then end. What is submitted later fails."""
+        thread = self._thread
+        if thread is not None:
+            last = self.submit(lambda _: None)
+            await asyncio.wait([last], timeout=END_LIMIT)
+        self._closed = True
+        self._news.release()
+        if self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint], timeout=END_LIMIT)
+        if thread is not None:
+            await self._loop.run_in_executor(None, thread.join, END_LIMIT)
+        self._fail_all(SpaceClosedError())
+        self._lock.close()
+
+
+def _log_failure(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        logger.error("a write in the background failed", exc_info=error)

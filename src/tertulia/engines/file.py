@@ -1,0 +1,538 @@
+"""The engine `file:`: a space in one SQLite file, shared by the processes of one machine, without any server.
+
+`file:PATH`, or the path alone. With `durability="process"` what was acknowledged survives the death of any process; a
+power cut may take the newest commits, never older ones. `durability="power"` waits for the disk, and survives
+that too; commits that wait at the same time share one sync.
+
+Nothing but SQLite ever opens the file. Short statements run on the event loop; whatever may wait for another process
+or for the disk runs in a thread. Handles of one process on one file, in one event loop, share its connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import apsw
+
+from tertulia._clock import Clock, TimerHandle
+from tertulia.engines import _file_boxes as boxes
+from tertulia.engines import _file_mail as mail
+from tertulia.engines import _file_records as records
+from tertulia.engines._file_bell import Rung, pack_emitted
+from tertulia.engines._file_doctor import examine
+from tertulia.engines._file_format import DEDUP_COUNT, DEDUP_WINDOW, HISTORY_CHANGES, read_notes, translated
+from tertulia.engines._file_hub import READS, Hub, wake_all, wake_one
+from tertulia.engines._file_open import DURABILITIES, open_file, path_of
+from tertulia.engines._file_reads import scan as scan_rows
+from tertulia.engines._file_session import WATCHERS, Session
+from tertulia.engines._file_time import FileClock
+from tertulia.engines._file_watch import WatchStream
+from tertulia.engines.base import (
+    DEFAULT_LEASE,
+    Capabilities,
+    Claimed,
+    Commit,
+    Committed,
+    Engine,
+    EngineStats,
+    MailboxOptions,
+    Publish,
+    Put,
+    Record,
+    Send,
+    Sent,
+    Settle,
+    Stored,
+)
+from tertulia.errors import EngineError, InvalidInputError, LeaseLostError, SpaceClosedError, UnknownAgentError
+from tertulia.records import AgentInfo, Finding
+
+T = TypeVar("T")
+
+CAPABILITIES = Capabilities(
+    durable=True,
+    multi_process=True,
+    multi_machine=False,
+    linearizable_reads=True,
+    exact_bounds=True,
+    exact_access_counts=False,  # counting a read would make it a write; each process counts its own, until it writes
+    manual_clock=True,
+    max_value_bytes=16 * 2**20,  # a value is copied on every read; larger ones belong in files of their own
+    max_commit_operations=10_000,  # a commit keeps other writers out, and may hold the event loop, while it is applied
+    ttl_resolution=0.0,
+    dedup_window=DEDUP_WINDOW,
+    dedup_count=DEDUP_COUNT,
+    history=HISTORY_CHANGES,
+)
+_STATES = ("waiting", "leased", "delayed")
+EMIT_TRIES = 20  # for a consumer whose bell is full of rings: 40 ms in all, then the message is lost, as it may be
+EMIT_PAUSE = 0.002
+
+
+class FileEngine(Engine):
+    """One handle on a space in a file."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._clock = hub.clock
+        self._execute = hub.execute
+        self._reads = hub.reads
+        self._write = hub.writer.write
+        self._closed = False
+        self._streams: set[WatchStream] = set()
+        self._listening: list[Callable[[], None]] = []
+        self._busy: set[str] = set()
+
+    # --- records ---
+
+    async def get(self, key: str) -> Record | None:
+        if self._closed or self._hub.forked:
+            self._check_open()
+        record = records.read(self._execute, key)
+        if record is None:
+            return None
+        if record.expires is not None and record.expires <= self._clock.time():
+            self._hub.expired()
+            return None
+        reads = self._reads
+        reads[key] = count = reads.get(key, 0) + 1
+        if len(reads) > READS:
+            reads.clear()
+        record.access_count += count
+        return record
+
+    async def scan(
+        self,
+        prefix: str,
+        *,
+        matches: Callable[[str], object] | None = None,
+        tags: frozenset[str] | None = None,
+        owner: str | None = None,
+        bodies: bool = True,
+    ) -> tuple[int, list[Record]]:
+        self._check_open()
+        now = self._clock.time()
+        few = scan_rows(self._execute, now, prefix, matches, tags, owner, bodies=bodies, few=True)
+        if few is not None:
+            return few
+
+        def all_of_them(execute: Callable[..., Any]) -> tuple[int, list[Record]]:
+            found = scan_rows(execute, now, prefix, matches, tags, owner, bodies=bodies, few=False)
+            assert found is not None  # noqa: S101 - only with `few`
+            return found
+
+        return await self._in_thread(all_of_them)
+
+    async def commit(self, commit: Commit) -> Committed:
+        await self._ready()
+        return await self._write(lambda session: apply(session, commit))
+
+    async def put(self, put: Put) -> Record:
+        await self._ready()
+        return await self._write(lambda session: records.put(session, put, session.clock.time()))
+
+    async def send(self, send: Send | Publish) -> Sent:
+        await self._ready()
+        return await self._write(lambda session: mail.Sending(session).send(send))
+
+    async def settle(self, settle: Settle) -> None:
+        await self._ready()
+        await self._write(lambda session: mail.settle(session, settle))
+
+    async def watch(self, pattern: str, *, after: int | None = None) -> WatchStream:
+        self._check_open()
+        hub = self._hub
+        await hub.take_interest(WATCHERS)
+        self._check_open()
+        revision: int = hub.read(lambda execute: execute("SELECT revision FROM counters").get)
+        start = revision if after is None else after
+        stream = WatchStream(pattern, self._execute, start, self._streams, resumed=after is not None)
+        stream.check_start(revision)
+        hub.streams.add(stream)
+        return stream
+
+    # --- mailboxes ---
+
+    async def open_mailbox(self, mailbox: str, options: MailboxOptions) -> bool:
+        await self._ready()
+        return await self._write(lambda session: boxes.open_box(session, mailbox, options))
+
+    async def close_mailbox(self, mailbox: str, *, heir: str | None = None, note: bytes = b"") -> int:
+        await self._ready()
+        count = await self._write(lambda session: boxes.close_box(session, mailbox, heir, note))
+        self._hub.transients.pop(mailbox, None)
+        wake_all(self._hub.claimants.get(mailbox))
+        return count
+
+    async def mailboxes(self) -> list[AgentInfo]:
+        self._check_open()
+        return self._hub.read(boxes.infos)
+
+    async def subscribe(self, mailbox: str, pattern: str) -> bool:
+        await self._ready()
+        return await self._write(lambda session: boxes.subscribe(session, mailbox, pattern))
+
+    async def unsubscribe(self, mailbox: str, pattern: str) -> bool:
+        await self._ready()
+        return await self._write(lambda session: boxes.unsubscribe(session, mailbox, pattern))
+
+    async def claim(
+        self,
+        mailbox: str,
+        *,
+        limit: int = 1,
+        lease: float = DEFAULT_LEASE,
+        wait: float | None = 0.0,
+    ) -> list[Claimed]:
+        self._check_open()
+        taken = await self._take(mailbox, limit, lease)
+        if taken or wait == 0.0:
+            return taken
+        deadline = None if wait is None else self._clock.monotonic() + wait
+        hub = self._hub
+        queue = hub.claimants.setdefault(mailbox, deque())
+        try:
+            await hub.take_interest(f"m:{mailbox}")
+            while True:
+                self._check_open()
+                if hub.read(lambda _: hub.is_claimable(mailbox)):
+                    if taken := await self._take(mailbox, limit, lease):
+                        return taken
+                elif not await self._wait_in(queue, deadline):
+                    return []
+        except asyncio.CancelledError:
+            wake_one(queue)
+            raise
+        finally:
+            if not queue and hub.claimants.get(mailbox) is queue:
+                del hub.claimants[mailbox]
+
+    async def _take(self, mailbox: str, limit: int, lease: float) -> list[Claimed]:
+        """Claim what can be claimed now."""
+        hub = self._hub
+        if mailbox not in self._busy and not hub.read(lambda _: hub.is_claimable(mailbox)):
+            return []
+        transients = hub.transients.get(mailbox)
+        if transients:
+            taken = [transients.popleft() for _ in range(min(limit, len(transients)))]
+            if not transients:
+                del hub.transients[mailbox]
+        else:
+            taken = await self._write(lambda session: mail.claim(session, mailbox, limit, lease), hub.unclaim)
+            if self._closed:
+                hub.unclaim(taken)
+                raise SpaceClosedError
+        if taken:
+            self._busy.add(mailbox)
+            if hub.claimants:
+                if not taken[-1].transient:
+                    hub.due_alarm.ring_in(lease)
+                wake_one(hub.claimants.get(mailbox))
+        else:
+            self._busy.discard(mailbox)
+        return taken
+
+    async def _wait_in(self, queue: deque[asyncio.Future[bool]], deadline: float | None) -> bool:
+        """Wait in a queue to be woken; return False at the deadline.
+
+        Raises SpaceClosedError when this handle closes. Whoever is woken and does not look must wake the next.
+        """
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        queue.append(waiter)
+        timer = None if deadline is None else self._time_out_at(deadline, waiter)
+        try:
+            woken = await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if waiter in queue:
+                queue.remove(waiter)
+        if self._closed:
+            wake_one(queue)
+            raise SpaceClosedError
+        return woken
+
+    def _time_out_at(self, deadline: float, waiter: asyncio.Future[bool]) -> TimerHandle:
+        left = max(0.0, deadline - self._clock.monotonic())
+        return self._clock.call_later(left, lambda: waiter.done() or waiter.set_result(False))
+
+    async def extend(self, claimed: Claimed, lease: float) -> None:
+        self._check_open()
+        await self._write(lambda session: _extend(session, claimed, lease))
+
+    async def release(self, claimed: Claimed, *, delay: float = 0.0, counted: bool = False, note: bytes = b"") -> bool:
+        self._check_open()
+        return await self._write(lambda session: _release(session, claimed, delay, note, counted=counted))
+
+    async def wait_for_room(self, mailbox: str, timeout: float) -> bool:
+        self._check_open()
+        hub = self._hub
+        deadline = self._clock.monotonic() + timeout
+        if self._has_room(mailbox):
+            return True
+        queue = hub.senders.setdefault(mailbox, deque())
+        try:
+            await hub.take_interest(f"r:{mailbox}")
+            while not self._has_room(mailbox):
+                if not await self._wait_in(queue, deadline):
+                    return False
+        finally:
+            if not queue and hub.senders.get(mailbox) is queue:
+                del hub.senders[mailbox]
+        return True
+
+    def _has_room(self, mailbox: str) -> bool:
+        box = self._hub.read(mail.find_box, mailbox)
+        if box is None:
+            raise UnknownAgentError(mailbox)
+        return box.size < box.max_size
+
+    # --- messages that are not stored ---
+
+    async def emit(self, send: Send | Publish) -> int:
+        await self._ready()
+        hub = self._hub
+        if isinstance(send, Send):
+            if send.mailbox in hub.listeners:
+                return int(hub.take_emitted(send.mailbox, send.message_id, send.body))
+            return int(await self._emit_to(send.mailbox, send, optional=send.optional))
+        names = hub.read(lambda _: mail.subscribers(_fresh(hub.session), send.topic))
+        return sum([await self._emit_to(box.name, send, optional=True) for box in names if box is not None])
+
+    async def _emit_to(self, mailbox: str, send: Send | Publish, *, optional: bool) -> bool:
+        hub = self._hub
+        if hub.claimants.get(mailbox):
+            return hub.take_emitted(mailbox, send.message_id, send.body)
+        others = hub.read(_consumers, mailbox, hub.instance)
+        if not others and hub.read(mail.find_box, mailbox) is None:
+            if optional:
+                return False
+            raise UnknownAgentError(mailbox)
+        datagram = pack_emitted(mailbox, send.message_id, send.body)
+        if datagram is not None:
+            for instance, path in others:
+                if await self._ring_with(instance, path, datagram):
+                    return True
+        return hub.consumes(mailbox) and hub.take_emitted(mailbox, send.message_id, send.body)
+
+    async def _ring_with(self, instance: str, path: str, datagram: bytes) -> bool:
+        hub = self._hub
+        hub.open_bell()
+        for _ in range(EMIT_TRIES):
+            if hub.bell is None or self._closed:
+                return False
+            rung = hub.bell.ring(path, datagram)
+            if rung is Rung.GONE:
+                hub.forget(instance)
+            if rung is not Rung.FULL:
+                return rung is Rung.YES
+            await asyncio.sleep(EMIT_PAUSE)
+        return False
+
+    def listen(self, mailbox: str, callback: Callable[[Claimed], None]) -> Callable[[], None]:
+        self._check_open()
+        stop = self._hub.listen(mailbox, callback)
+        self._listening.append(stop)
+        return stop
+
+    async def browse(self, mailbox: str, *, limit: int = 100, message_id: str | None = None) -> Sequence[Stored]:
+        self._check_open()
+        return self._hub.read(_browse, mailbox, limit, message_id, self._hub.time)
+
+    # --- the whole ---
+
+    async def stats(self) -> EngineStats:
+        self._check_open()
+        civil, now = self._clock.time(), self._hub.time.now()
+        return await self._in_thread(lambda execute: _at_one_moment(execute, lambda: boxes.stats(execute, civil, now)))
+
+    async def doctor(self) -> list[Finding]:
+        self._check_open()
+        hub = self._hub
+        pages = hub.session.pages
+        return await self._in_thread(lambda execute: examine(execute, hub.place, hub.durability, pages, hub.instance))
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        hub = self._hub
+        if hub.forked:
+            return
+        for stop in self._listening:
+            stop()
+        for stream in list(self._streams):
+            hub.streams.discard(stream)
+            await stream.aclose()
+        for queue in (*hub.claimants.values(), *hub.senders.values()):
+            wake_all(queue)  # those of this handle end, those of others wait again
+        await _drop_handle(hub)
+
+    async def _in_thread(self, work: Callable[[Callable[..., Any]], T]) -> T:
+        """Read with a connection of its own, in a thread."""
+
+        def run() -> T:
+            try:
+                connection = self._hub.connect()
+                try:
+                    return work(connection.execute)
+                finally:
+                    connection.close()
+            except apsw.Error as error:
+                raise translated(error) from error
+
+        return await asyncio.get_running_loop().run_in_executor(None, run)
+
+    async def _ready(self) -> None:
+        """Check that the handle is open, and wait until others can reach its listeners."""
+        if self._closed or self._hub.forked:
+            self._check_open()
+        if self._hub.setup is not None:
+            await asyncio.wait([self._hub.setup])
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SpaceClosedError
+        if self._hub.forked:
+            raise EngineError("this process was forked from the one that opened the space; connect anew")
+
+
+# --- work in a transaction ---
+
+
+def apply(session: Session, commit: Commit) -> Committed:
+    """Apply all of a commit; whatever raises undoes it."""
+    now = session.clock.time()
+    for check in commit.checks:
+        records.judge(session, check, now)
+    for settle in commit.settles:
+        mail.settle(session, settle)
+    done = tuple([records.put(session, put, now) for put in commit.puts])
+    deleted = tuple([records.delete(session, delete.key, now) for delete in commit.deletes])
+    sent: tuple[Sent, ...] = ()
+    if commit.sends:
+        sending = mail.Sending(session)
+        sent = tuple([sending.send(send) for send in commit.sends])
+    return Committed(session.revision, done, deleted, sent)
+
+
+def _extend(session: Session, claimed: Claimed, lease: float) -> None:
+    message = mail.leased(session, claimed)
+    if message is None:
+        raise LeaseLostError(claimed.message_id)
+    due = session.clock.now() + lease
+    sooner = due < message.due
+    mail.change(session, message, mail.LEASED, due)
+    if sooner:
+        session.claimable(claimed.mailbox)  # who waits has to look sooner than it meant to
+
+
+def _release(session: Session, claimed: Claimed, delay: float, note: bytes, *, counted: bool) -> bool:
+    message = mail.leased(session, claimed)
+    if message is None:
+        return False
+    state, due = (mail.DELAYED, session.clock.now() + delay) if delay > 0.0 else (mail.WAITING, 0.0)
+    notes = mail.encode((*read_notes(message.notes), note)) if note else None
+    mail.change(session, message, state, due, failures=message.failures + counted, notes=notes)
+    session.claimable(claimed.mailbox)
+    return True
+
+
+# --- reads ---
+
+
+def _browse(
+    execute: Callable[..., Any], mailbox: str, limit: int, message_id: str | None, clock: FileClock
+) -> list[Stored]:
+    box = mail.find_box(execute, mailbox)
+    if box is None:
+        return []
+    now = clock.now()
+    shown: list[Stored] = []
+    for message in mail.browse(execute, box.id, limit, message_id):
+        over = message.state != mail.WAITING and message.due <= now
+        failures = message.failures + (over and message.state == mail.LEASED)
+        state = "waiting" if over else _STATES[message.state]
+        shown.append(
+            Stored(
+                mailbox, message.message_id, mail.body_of(execute, message), message.sequence, state,
+                message.attempt, failures, read_notes(message.notes), message.stored_at,
+            )
+        )  # fmt: skip
+    return shown
+
+
+def _consumers(execute: Callable[..., Any], mailbox: str, me: str) -> list[tuple[str, str]]:
+    """Return the other instances, with their bells, that listen to a mailbox or claim from it."""
+    return execute(
+        "SELECT b.instance, b.path FROM bells b WHERE b.instance != ? AND b.path != '' AND b.instance IN"
+        " (SELECT instance FROM listeners WHERE name = ? UNION SELECT instance FROM interests WHERE topic = ?)",
+        (me, mailbox, f"m:{mailbox}"),
+    ).fetchall()
+
+
+def _fresh(session: Session) -> Session:
+    """Return the session with the counters as they are now; it is in no transaction."""
+    session.load()
+    return session
+
+
+def _at_one_moment(execute: Callable[..., Any], read: Callable[[], T]) -> T:
+    execute("BEGIN")
+    try:
+        return read()
+    finally:
+        execute("COMMIT")
+
+
+# --- opening ---
+
+# What the handles of one event loop on one file share; and all of them, for a fork.
+_SHARED: dict[tuple[asyncio.AbstractEventLoop, str, str, int], Hub] = {}
+_HUBS: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+async def open_engine(url: str, *, clock: Clock, durability: str = "process") -> FileEngine:
+    """Open `file:PATH`, or make it. `durability` is "process" or "power"."""
+    if durability not in DURABILITIES:
+        raise InvalidInputError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
+    path = path_of(url)
+    place = (asyncio.get_running_loop(), str(path), durability, id(clock))
+    if place not in _SHARED:
+        opened, connection = await asyncio.to_thread(open_file, path, durability, FileClock(clock))
+        if place in _SHARED:  # another task was faster
+            connection.close()
+        else:
+            _SHARED[place] = Hub(opened, connection, durability, clock)
+            _HUBS.add(_SHARED[place])
+    hub = _SHARED[place]
+    hub.handles += 1
+    return FileEngine(hub)
+
+
+async def _drop_handle(hub: Hub) -> None:
+    """Close the file with its last handle."""
+    hub.handles -= 1
+    if hub.handles:
+        return
+    for place, other in list(_SHARED.items()):
+        if other is hub:
+            del _SHARED[place]
+    await hub.aclose()
+
+
+def _abandon_all() -> None:
+    _SHARED.clear()
+    for hub in list(_HUBS):
+        hub.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
