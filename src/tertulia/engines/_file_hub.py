@@ -117,7 +117,7 @@ class Hub:
         for name in effects.room:
             wake_all(self.senders.get(name))
         if effects.changed:
-            for stream in self.streams:
+            for stream in list(self.streams):
                 stream.wake()
         if effects.expires < inf:
             self.expiry_alarm.ring_in(effects.expires - self.clock.time())
@@ -208,10 +208,10 @@ class Hub:
             self._data_version = self.execute("PRAGMA data_version").get
             if self.listeners:
                 self._read_letters()
-            for stream in self.streams:
+            for stream in list(self.streams):
                 stream.wake()
             self._on_due()
-            for name, waiting in self.senders.items():
+            for name, waiting in list(self.senders.items()):
                 if waiting and self.has_room(name):
                     wake_all(waiting)
             self._set_expiry_alarm()
@@ -338,7 +338,7 @@ class Hub:
 
     def _on_due(self) -> None:
         """Wake who waits for a mailbox in which something can be claimed, or that is gone."""
-        for name, waiting in self.claimants.items():
+        for name, waiting in list(self.claimants.items()):
             if not waiting:
                 continue
             try:

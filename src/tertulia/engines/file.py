@@ -26,7 +26,7 @@ from tertulia.engines import _file_records as records
 from tertulia.engines._file_bell import Rung, pack_emitted
 from tertulia.engines._file_doctor import examine
 from tertulia.engines._file_format import DEDUP_COUNT, DEDUP_WINDOW, HISTORY_CHANGES, read_notes, translated
-from tertulia.engines._file_hub import READS, Hub, wake_all, wake_one
+from tertulia.engines._file_hub import READS, Hub, Waiters, wake_all, wake_one
 from tertulia.engines._file_open import DURABILITIES, open_file, path_of
 from tertulia.engines._file_reads import scan as scan_rows
 from tertulia.engines._file_session import WATCHERS, Session
@@ -197,7 +197,6 @@ class FileEngine(Engine):
             return taken
         deadline = None if wait is None else self._clock.monotonic() + wait
         hub = self._hub
-        queue = hub.claimants.setdefault(mailbox, deque())
         try:
             await hub.take_interest(f"m:{mailbox}")
             while True:
@@ -205,14 +204,11 @@ class FileEngine(Engine):
                 if hub.read(lambda _: hub.is_claimable(mailbox)):
                     if taken := await self._take(mailbox, limit, lease):
                         return taken
-                elif not await self._wait_in(queue, deadline):
+                elif not await self._wait_in(hub.claimants, mailbox, deadline):
                     return []
         except asyncio.CancelledError:
-            wake_one(queue)
+            wake_one(hub.claimants.get(mailbox))
             raise
-        finally:
-            if not queue and hub.claimants.get(mailbox) is queue:
-                del hub.claimants[mailbox]
 
     async def _take(self, mailbox: str, limit: int, lease: float) -> list[Claimed]:
         """Claim what can be claimed now."""
@@ -239,12 +235,13 @@ class FileEngine(Engine):
             self._busy.discard(mailbox)
         return taken
 
-    async def _wait_in(self, queue: deque[asyncio.Future[bool]], deadline: float | None) -> bool:
+    async def _wait_in(self, waiters: Waiters, mailbox: str, deadline: float | None) -> bool:
         """Wait in a queue to be woken; return False at the deadline.
 
         Raises SpaceClosedError when this handle closes. Whoever is woken and does not look must wake the next.
         """
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        queue = waiters.setdefault(mailbox, deque())
         queue.append(waiter)
         timer = None if deadline is None else self._time_out_at(deadline, waiter)
         try:
@@ -254,8 +251,10 @@ class FileEngine(Engine):
                 timer.cancel()
             if waiter in queue:
                 queue.remove(waiter)
+            if not queue and waiters.get(mailbox) is queue:
+                del waiters[mailbox]
         if self._closed:
-            wake_one(queue)
+            wake_one(waiters.get(mailbox))
             raise SpaceClosedError
         return woken
 
@@ -277,15 +276,11 @@ class FileEngine(Engine):
         deadline = self._clock.monotonic() + timeout
         if self._has_room(mailbox):
             return True
-        queue = hub.senders.setdefault(mailbox, deque())
-        try:
-            await hub.take_interest(f"r:{mailbox}")
-            while not self._has_room(mailbox):
-                if not await self._wait_in(queue, deadline):
-                    return False
-        finally:
-            if not queue and hub.senders.get(mailbox) is queue:
-                del hub.senders[mailbox]
+        await hub.take_interest(f"r:{mailbox}")
+        self._check_open()
+        while not self._has_room(mailbox):
+            if not await self._wait_in(hub.senders, mailbox, deadline):
+                return False
         return True
 
     def _has_room(self, mailbox: str) -> bool:
