@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Protocol, Self
 
 from tertulia._clock import SYSTEM_CLOCK, Clock
@@ -68,7 +69,7 @@ class SpaceHarness:
         self._url = url
         self._settle = settle
         self._options = options
-        self._manual = ManualClock()
+        self._manual = ManualClock(start=float(int(time.time())))  # other processes go by the machine's civil time
         self._clock: Clock = self._manual
         self._handles: list[Space] = []
 
