@@ -372,7 +372,8 @@ class Hub:
             return
         expires = self.read(next_expiry)
         if expires is not None:
-            self.expiry_alarm.ring_in(max(expires - self.clock.time(), RETRY_SWEEP if expires <= self.clock.time() else 0))
+            left = expires - self.clock.time()
+            self.expiry_alarm.ring_in(left if left > 0 else RETRY_SWEEP)
 
     def expired(self) -> None:
         """Somebody met a key whose time is over: remove it, and whatever else is due."""

@@ -16,7 +16,7 @@ from tertulia.engines._file_format import APPLICATION_ID, FORMAT, SCHEMA, crc32,
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import DELAYED, LEASED, change, load
 from tertulia.engines._file_session import Session
-from tertulia.engines._file_time import FileClock
+from tertulia.engines._file_time import GIVEN, FileClock
 from tertulia.errors import (
     EngineError,
     EngineUnavailableError,
@@ -34,8 +34,9 @@ CACHE_KIB = 16 * 1024  # of pages for a connection: the inner pages of a million
 CHECKED_BYTES = 8 * 2**20  # a file up to this is checked whole when it is opened: 20 to 50 ms
 MAGIC = b"SQLite format 3\0"
 SHARED_FILE_SYSTEMS = frozenset(
-    "nfs nfs4 cifs smb2 smb3 smbfs ncpfs afs ceph lustre beegfs glusterfs 9p fuse.sshfs fuse.glusterfs".split()
-)
+    ("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "beegfs", "glusterfs", "9p",
+     "fuse.sshfs", "fuse.glusterfs")
+)  # fmt: skip
 DURABILITIES = {"process": "NORMAL", "power": "FULL"}
 
 
@@ -49,11 +50,11 @@ class Place(Struct, frozen=True):
 
 def path_of(url: str) -> Path:
     """Return the path that a `file:` URL or a plain path names. Raises InvalidURLError."""
-    text = url[5:] if url.startswith("file:") else url
+    text = url.removeprefix("file:")
     if text.startswith("//"):
         host, slash, text = text[2:].partition("/")
         if host not in ("", "localhost") or not slash:
-            raise InvalidURLError(url, "a file: URL names a file of this machine, as in `file:team.db` or `file:/a/b.db`")
+            raise InvalidURLError(url, "it names a file of this machine, as in `file:team.db` or `file:/a/b.db`")
         text = unquote("/" + text)
     if not text or "\0" in text:
         raise InvalidURLError(url, "it names no file; write `file:team.db`")
@@ -65,7 +66,7 @@ def check_sqlite() -> None:
     version = apsw.sqlite_lib_version()
     if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
-        raise UnsupportedError(f"SQLite {version} can lose commits of concurrent processes; {oldest} or later is needed")
+        raise UnsupportedError(f"SQLite {version} can lose commits of concurrent processes; {oldest} is needed")
 
 
 def prepare(path: Path) -> None:
@@ -92,7 +93,7 @@ def prepare(path: Path) -> None:
     if found is not None:
         _check_file(path, found)
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise EngineUnavailableError(f"the directory {parent} cannot be written, and SQLite needs files beside {path.name}")
+        raise EngineUnavailableError(f"the directory {parent} cannot be written, and SQLite needs files in it")
 
 
 def _check_file(path: Path, found: os.stat_result) -> None:
@@ -234,7 +235,8 @@ def _check_format(path: Path, connection: apsw.Connection) -> None:
 
 
 def _check_empty(path: Path, connection: apsw.Connection) -> None:
-    if connection.pragma("application_id") not in (0, APPLICATION_ID) or connection.pragma("user_version") not in (0, FORMAT):
+    known = ((0, APPLICATION_ID), (0, FORMAT))
+    if any(connection.pragma(name) not in good for name, good in zip(("application_id", "user_version"), known, strict=True)):
         raise IncompatibleFormatError(f"{path} is an empty database of another program")
 
 
@@ -271,9 +273,9 @@ def damage(connection: apsw.Connection) -> list[str]:
 def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:
     """Carry leases and delays over to this machine's present boot, if the file is from an earlier one."""
     known = connection.execute("SELECT boot, civil FROM boot").get
-    civil = clock.time() - clock.now()  # when the shared time began
-    if known is not None and known[0] == clock.boot:
+    if clock.boot == GIVEN or (known is not None and known[0] == clock.boot):
         return
+    civil = clock.time() - clock.now()  # when the shared time began
     session = Session(connection, clock, "", {})
     session.begin()
     try:
@@ -296,6 +298,3 @@ def _carry_over(session: Session, shift: float) -> None:
         elif message.state == DELAYED:
             change(session, message, DELAYED, max(message.due + shift, 0.0))
     session.execute("UPDATE markers SET until = until + ?", (shift,))
-    for table in ("bells", "interests", "listeners", "letters"):
-        session.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
-    session.bells += 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from tertulia._clock import Clock, SystemClock
 
 UNKNOWN_BOOT = "unknown"
+GIVEN = "given"  # a clock of the caller's own: what it shows says nothing about this machine
 
 
 class FileClock:
@@ -24,7 +25,7 @@ class FileClock:
         self.monotonic = clock.monotonic
         given = not isinstance(clock, SystemClock)
         self.now: Callable[[], float] = clock.monotonic if given else _since_boot()
-        self.boot = "given" if given else _boot_id()
+        self.boot = GIVEN if given else _boot_id()
 
     def in_process(self, shared: float) -> float:
         """Return an instant of the shared time on the clock's own monotonic scale."""
