@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from tertulia.engines._file_format import encode, read_notes, rows
+from tertulia.engines._file_format import Execute, encode, read_notes, rows
 from tertulia.engines._file_mail import WAITING, WHEN_FULL, Box, body_of, browse, find_box, insert
 from tertulia.engines._file_session import Session
 from tertulia.engines.base import EngineStats, MailboxCounts, MailboxOptions
@@ -102,7 +99,7 @@ def _known(session: Session, name: str) -> Box:
 # --- what there is ---
 
 
-def infos(execute: Callable[..., Any]) -> list[AgentInfo]:
+def infos(execute: Execute) -> list[AgentInfo]:
     """Return all mailboxes in name order."""
     patterns: dict[int, list[str]] = {}
     for box, pattern in execute("SELECT box, pattern FROM topics ORDER BY pattern").fetchall():
@@ -122,7 +119,7 @@ def infos(execute: Callable[..., Any]) -> list[AgentInfo]:
     ]
 
 
-def stats(execute: Callable[..., Any], civil: float, now: float) -> EngineStats:
+def stats(execute: Execute, civil: float, now: float) -> EngineStats:
     """Return figures about the space; the caller holds one read transaction."""
     owners = {
         owner: (count, size)

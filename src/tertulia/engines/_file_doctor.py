@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from tertulia.engines._file_bell import runtime_directory
-from tertulia.engines._file_format import unpack_change, unpack_record
+from tertulia.engines._file_format import Execute, unpack_change, unpack_record
 from tertulia.engines._file_mail import _COLUMNS, body_of, load
 from tertulia.engines._file_open import Place, file_system
 from tertulia.errors import CorruptRecordError
@@ -22,7 +21,11 @@ OTHERS = 0o077
 
 
 def examine(
-    execute: Callable[..., Any], place: Place, durability: str, pages: int, me: str  # noqa: ARG001 - the log's size says more
+    execute: Execute,
+    place: Place,
+    durability: str,
+    pages: int,
+    me: str,
 ) -> list[Finding]:
     """Return what was found, good and bad; reads the whole file."""
     path = Path(place.path)
@@ -62,7 +65,7 @@ def _log(path: Path) -> Finding:
     return Finding(level=level, subject="write-ahead log", detail=f"{size:,} bytes")
 
 
-def _bells(execute: Callable[..., Any], me: str) -> Finding:
+def _bells(execute: Execute, me: str) -> Finding:
     if runtime_directory() is None:
         detail = "no private directory for sockets, so processes look for news instead of being rung"
         return Finding(level="note", subject="doorbells", detail=detail)
@@ -71,7 +74,7 @@ def _bells(execute: Callable[..., Any], me: str) -> Finding:
     return Finding(level="ok", subject="doorbells", detail=f"other processes with a doorbell: {pids}")
 
 
-def _damage(execute: Callable[..., Any]) -> list[Finding]:
+def _damage(execute: Execute) -> list[Finding]:
     try:
         found = [str(row[0]) for row in execute("PRAGMA integrity_check(10)").fetchall() if row[0] != "ok"]
         found += _damaged(execute)
@@ -83,7 +86,7 @@ def _damage(execute: Callable[..., Any]) -> list[Finding]:
     return [Finding(level="problem", subject="contents", detail=text) for text in (*found[:NAMED], *more)]
 
 
-def _damaged(execute: Callable[..., Any]) -> list[str]:
+def _damaged(execute: Execute) -> list[str]:
     def message_with_body(*row: Any) -> None:
         body_of(load_body, load(row))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import apsw
 import msgspec
@@ -53,6 +54,8 @@ SCHEMA = (
     " message_id TEXT NOT NULL, sequence INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX letters_instance ON letters(instance, id)",
 )
+
+Execute = Callable[..., Any]  # apsw.Cursor.execute; its annotations are unknown in part
 
 encode = msgspec.msgpack.Encoder().encode
 crc32 = zlib.crc32
@@ -132,6 +135,11 @@ def translated(error: apsw.Error | OSError, what: str = "") -> EngineError:
     if isinstance(error, apsw.CantOpenError):
         return EngineUnavailableError(f"the file cannot be opened ({text})")
     return EngineError(f"the file engine failed ({type(error).__name__}: {text})")
+
+
+def executor(connection: apsw.Connection) -> Execute:
+    """Return what executes a statement on a connection: one at a time, each read to its end."""
+    return cast("Any", connection).cursor().execute
 
 
 def rows(found: Any) -> list[Any]:

@@ -19,7 +19,7 @@ from tertulia._clock import Alarm, Clock
 from tertulia.engines._file_bell import Bell, Rung, runtime_directory, unpack_emitted
 from tertulia.engines._file_format import crc32, encode, translated
 from tertulia.engines._file_lock import WriterLock
-from tertulia.engines._file_mail import find_box, is_held_back, unclaim
+from tertulia.engines._file_mail import Box, find_box, is_held_back, unclaim
 from tertulia.engines._file_open import WAIT_THERE, Place, connect, lock_beside
 from tertulia.engines._file_records import next_expiry, sweep
 from tertulia.engines._file_session import Effects, Session
@@ -108,6 +108,8 @@ class Hub:
 
     def announce(self, effects: Effects) -> None:
         """Wake everybody, here and elsewhere, whom a commit concerns."""
+        if effects.letters and effects.others_sent:
+            self._read_letters()
         for name, claimed in effects.letters:
             listener = self.listeners.get(name)
             if listener is not None:
@@ -226,8 +228,10 @@ class Hub:
     # --- looking by itself, as a backstop ---
 
     def _waits(self) -> bool:
-        return bool(self.streams or self.listeners) or any(map(len, self.claimants.values())) or any(
-            map(len, self.senders.values())
+        return (
+            bool(self.streams or self.listeners)
+            or any(map(len, self.claimants.values()))
+            or any(map(len, self.senders.values()))
         )
 
     def _start_poll(self) -> None:
@@ -260,6 +264,12 @@ class Hub:
     # --- letters: messages for listeners, from other processes ---
 
     def _read_letters(self) -> None:
+        try:
+            self._hand_over_letters()
+        except apsw.Error:
+            logger.exception("the replies in %s could not be read", self.place.path)
+
+    def _hand_over_letters(self) -> None:
         while True:
             found = self.execute(
                 "SELECT id, name, message_id, sequence, crc, body FROM letters WHERE instance = ? AND id > ?"
@@ -299,6 +309,7 @@ class Hub:
         claimed = Claimed(mailbox, message_id, body, self._emitted, transient=True)
         listener = self.listeners.get(mailbox)
         if listener is not None:
+            self._read_letters()  # they were here first
             listener(claimed)
             return True
         waiting = self.transients.setdefault(mailbox, deque())
@@ -319,10 +330,16 @@ class Hub:
 
         Raises UnknownAgentError.
         """
+        try:
+            box = find_box(self.execute, mailbox)
+            if box is None:
+                raise UnknownAgentError(mailbox)
+            return self._is_claimable(box)
+        except apsw.Error as error:
+            raise translated(error, mailbox) from error
+
+    def _is_claimable(self, box: Box) -> bool:
         execute = self.execute
-        box = find_box(execute, mailbox)
-        if box is None:
-            raise UnknownAgentError(mailbox)
         due = execute("SELECT min(due) FROM messages WHERE box = ? AND state > 0", (box.id,)).get
         now = self.time.now()
         if due is not None and due <= now:
@@ -331,7 +348,7 @@ class Hub:
             self.due_alarm.ring_in(due - now)
         if box.ordered and is_held_back(execute, box.id):
             return False
-        if self.transients.get(mailbox):
+        if self.transients.get(box.name):
             return True
         found = execute("SELECT 1 FROM messages WHERE box = ? AND state = 0 LIMIT 1", (box.id,)).get
         return found is not None

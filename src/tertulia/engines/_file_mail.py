@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -13,6 +12,7 @@ from tertulia.engines._file_format import (
     DEDUP_WINDOW,
     INLINE_BODY,
     NO_NOTES,
+    Execute,
     crc32,
     encode,
     read_notes,
@@ -29,7 +29,7 @@ FORGET_EVERY = 512  # remembered ids between two looks at whether a mailbox reme
 
 _COLUMNS = "sequence, box, message_id, state, due, attempt, failures, dedupe, stored_at, notes, body_crc, crc, body"
 _META = 11  # of those columns are covered by `crc`, which follows them
-_INSERT = f"INSERT INTO messages({_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+_INSERT = f"INSERT INTO messages({_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _READY = f"SELECT {_COLUMNS} FROM messages WHERE box = ? AND state = 0 ORDER BY sequence LIMIT ?"  # noqa: S608
 _BY_ID = f"SELECT {_COLUMNS} FROM messages WHERE box = ? AND message_id = ?"  # noqa: S608
 _DUE = f"SELECT {_COLUMNS} FROM messages WHERE box = ? AND state > 0 AND due <= ? ORDER BY sequence"  # noqa: S608
@@ -84,7 +84,7 @@ class Box(Struct, gc=False):
 _BOX = "id, name, max_size, when_full, max_attempts, ordered, size"
 
 
-def find_box(execute: Callable[..., Any], name: str) -> Box | None:
+def find_box(execute: Execute, name: str) -> Box | None:
     """Return a mailbox."""
     row = execute(f"SELECT {_BOX} FROM boxes WHERE name = ?", (name,)).get  # noqa: S608 - a constant
     return None if row is None else Box(*row)
@@ -99,7 +99,7 @@ def load(row: tuple[Any, ...]) -> Message:
     return Message(*row)
 
 
-def body_of(execute: Callable[..., Any], message: Message) -> bytes:
+def body_of(execute: Execute, message: Message) -> bytes:
     """Return a message's body, or raise CorruptRecordError."""
     if message.body is not None:
         return message.body
@@ -109,7 +109,7 @@ def body_of(execute: Callable[..., Any], message: Message) -> bytes:
     return body
 
 
-def browse(execute: Callable[..., Any], box: int, limit: int, message_id: str | None) -> list[Message]:
+def browse(execute: Execute, box: int, limit: int, message_id: str | None) -> list[Message]:
     """Return stored messages, oldest first."""
     if message_id is None:
         found = execute(_ALL, (box, limit)).get
@@ -285,7 +285,7 @@ def claim(session: Session, name: str, limit: int, lease: float) -> list[Claimed
     return taken
 
 
-def is_held_back(execute: Callable[..., Any], box: int) -> bool:
+def is_held_back(execute: Execute, box: int) -> bool:
     """Tell whether an ordered mailbox waits for a message that is leased or delayed."""
     first = execute("SELECT min(sequence) FROM messages WHERE box = ? AND state = 0", (box,)).get
     leased = execute("SELECT 1 FROM messages WHERE box = ? AND state = 1 LIMIT 1", (box,)).get

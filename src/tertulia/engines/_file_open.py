@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import apsw
 from msgspec import Struct
 
-from tertulia.engines._file_format import APPLICATION_ID, FORMAT, SCHEMA, crc32, encode, rows, translated
+from tertulia.engines._file_format import APPLICATION_ID, FORMAT, SCHEMA, crc32, encode, executor, rows, translated
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import DELAYED, LEASED, change, load
 from tertulia.engines._file_session import Session
@@ -156,7 +156,7 @@ def connect(path: str, durability: str, wait: int, lock_path: str) -> apsw.Conne
         "cell_size_check = ON",
         "temp_store = MEMORY",
     ):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
+        executor(connection)(f"PRAGMA {pragma}").fetchall()
     return connection
 
 
@@ -204,13 +204,11 @@ def _acquire(lock: WriterLock, path: Path) -> None:
         time.sleep(0.002)
 
 
-def _open_locked(
-    path: Path, lock_path: Path, durability: str, clock: FileClock
-) -> tuple[Place, apsw.Connection]:
+def _open_locked(path: Path, lock_path: Path, durability: str, clock: FileClock) -> tuple[Place, apsw.Connection]:
     is_new = not path.exists()
     connection = connect(str(path), durability, WAIT_HERE, str(lock_path))
     try:
-        if connection.execute("SELECT count(*) FROM sqlite_schema").get:
+        if executor(connection)("SELECT count(*) FROM sqlite_schema").get:
             _check_format(path, connection)
         else:
             _check_empty(path, connection)
@@ -236,20 +234,23 @@ def _check_format(path: Path, connection: apsw.Connection) -> None:
 
 def _check_empty(path: Path, connection: apsw.Connection) -> None:
     known = ((0, APPLICATION_ID), (0, FORMAT))
-    if any(connection.pragma(name) not in good for name, good in zip(("application_id", "user_version"), known, strict=True)):
+    if any(
+        connection.pragma(name) not in good
+        for name, good in zip(("application_id", "user_version"), known, strict=True)
+    ):
         raise IncompatibleFormatError(f"{path} is an empty database of another program")
 
 
 def _make(connection: apsw.Connection) -> None:
     connection.pragma("journal_mode", "wal")
     zeros = (0, 0, 0, 0, 0)
-    connection.execute("BEGIN IMMEDIATE")
+    executor(connection)("BEGIN IMMEDIATE")
     connection.pragma("application_id", APPLICATION_ID)
     connection.pragma("user_version", FORMAT)
     for statement in SCHEMA:
-        connection.execute(statement)
-    connection.execute("INSERT INTO counters VALUES(1, ?, ?, ?, ?, ?, ?)", (*zeros, crc32(encode(zeros))))
-    connection.execute("COMMIT")
+        executor(connection)(statement)
+    executor(connection)("INSERT INTO counters VALUES(1, ?, ?, ?, ?, ?, ?)", (*zeros, crc32(encode(zeros))))
+    executor(connection)("COMMIT")
 
 
 def _check_whole(path: Path, connection: apsw.Connection) -> None:
@@ -266,13 +267,13 @@ def _check_whole(path: Path, connection: apsw.Connection) -> None:
 
 def damage(connection: apsw.Connection) -> list[str]:
     """Return what SQLite's own check finds wrong with the file."""
-    found = connection.execute("PRAGMA integrity_check(10)").fetchall()
+    found = executor(connection)("PRAGMA integrity_check(10)").fetchall()
     return [] if found == [("ok",)] else [str(row[0]) for row in found]
 
 
 def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:
     """Carry leases and delays over to this machine's present boot, if the file is from an earlier one."""
-    known = connection.execute("SELECT boot, civil FROM boot").get
+    known = executor(connection)("SELECT boot, civil FROM boot").get
     if clock.boot == GIVEN or (known is not None and known[0] == clock.boot):
         return
     civil = clock.time() - clock.now()  # when the shared time began

@@ -7,7 +7,7 @@ from typing import Any
 
 import apsw
 
-from tertulia.engines._file_format import translated, unpack_record
+from tertulia.engines._file_format import Execute, translated, unpack_record
 from tertulia.engines.base import Record
 
 FEW = 200  # rows that are read on the event loop, in about a millisecond; more are read in a thread
@@ -16,7 +16,7 @@ Matches = Callable[[str], object] | None
 
 
 def scan(
-    execute: Callable[..., Any],
+    execute: Execute,
     now: float,
     prefix: str,
     matches: Matches,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import apsw
 
 from tertulia._rules.expiry import kept_owner, kept_tags, kept_ttl
-from tertulia.engines._file_format import pack_mark, pack_record, place_of, rows, translated, unpack_record
+from tertulia.engines._file_format import Execute, pack_mark, pack_record, place_of, rows, translated, unpack_record
 from tertulia.engines._file_session import Session
 from tertulia.engines.base import Check, CheckFailed, Put, Record
 from tertulia.errors import CorruptRecordError
@@ -21,7 +18,7 @@ _PUT, _DELETE, _EXPIRE = range(3)
 _PAST_ANY_PLACE = 1 << 32  # where the records lie whose place is taken; places are 32 bits wide
 
 
-def read(execute: Callable[..., Any], key: str) -> Record | None:
+def read(execute: Execute, key: str) -> Record | None:
     """Return the key's record, live or not. A key is called absent only when two ways of looking agree."""
     try:
         row = execute(_BY_PLACE, (place_of(key),)).get
@@ -175,7 +172,7 @@ def _log(session: Session, kind: int, crc: int, meta: bytes, body: bytes | None)
 # --- expiry ---
 
 
-def next_expiry(execute: Callable[..., Any]) -> float | None:
+def next_expiry(execute: Execute) -> float | None:
     """Return when the next key's time is over."""
     return execute("SELECT min(expires) FROM records WHERE expires IS NOT NULL").get
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import apsw
 
-from tertulia.engines._file_format import HISTORY_BYTES, HISTORY_CHANGES, crc32, encode, translated
+from tertulia.engines._file_format import HISTORY_BYTES, HISTORY_CHANGES, crc32, encode, executor, translated
 from tertulia.engines._file_time import FileClock
 from tertulia.engines.base import Claimed
 from tertulia.errors import CorruptRecordError, OutcomeUnknownError
@@ -29,12 +29,13 @@ _COUNTERS = "SELECT revision, sequence, topics, bells, log_bytes, crc FROM count
 class Effects:
     """What others have to learn about a committed transaction."""
 
-    __slots__ = ("boxes", "changed", "expires", "letters", "ring", "room")
+    __slots__ = ("boxes", "changed", "expires", "letters", "others_sent", "ring", "room")
 
     def __init__(self) -> None:
         self.boxes: list[str] = []  # with something new to claim, once for each message
         self.room: list[str] = []  # with more room, or other options
         self.letters: list[tuple[str, Claimed]] = []  # to listeners of this instance
+        self.others_sent = False  # so that letters of other instances may come before those
         self.changed = False
         self.expires = inf
         self.ring: dict[str, str] = {}  # other instances to be woken, with their bells' paths
@@ -44,6 +45,7 @@ class Effects:
         more = Effects()
         more.boxes, more.room, more.letters = [*self.boxes], [*self.room], [*self.letters]
         more.changed, more.expires, more.ring = self.changed, self.expires, dict(self.ring)
+        more.others_sent = self.others_sent
         return more
 
 
@@ -55,7 +57,8 @@ class Session:
         self.clock = clock
         self.instance = instance
         self.reads = reads
-        self.execute: Callable[..., Any] = connection.cursor().execute
+        self.execute = executor(connection)
+        self._left = -1  # the last sequence when this session last committed
         self.effects = Effects()
         self.pages = 0  # in the write-ahead log after the last commit
         self.revision = self.sequence = self.topics = self.bells = self.log_bytes = 0
@@ -108,6 +111,7 @@ class Session:
         self._loaded = row[:5]
         self.revision, self.sequence, self.topics, self.bells, self.log_bytes = self._loaded
         self.effects = Effects()
+        self.effects.others_sent = self.sequence != self._left
 
     def finish(self) -> None:
         """Write the counters, if something changed, and trim the log of changes."""
@@ -130,6 +134,7 @@ class Session:
             if isinstance(error, apsw.IOError) and "fsync" in str(error).lower():
                 raise OutcomeUnknownError("the disk failed while the commit was being synced") from error
             raise translated(error) from error
+        self._left = self.sequence
         return self.effects
 
     def rollback(self) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Any
 
 import apsw
 
 from tertulia._names import key_matcher
-from tertulia.engines._file_format import HISTORY_CHANGES, translated, unpack_change
+from tertulia.engines._file_format import HISTORY_CHANGES, Execute, translated, unpack_change
 from tertulia.engines.base import Change
 from tertulia.errors import WatchLaggedError
 
@@ -21,7 +19,7 @@ class WatchStream:
     """A watch. It keeps its place in the log, so that what it has not read yet takes no memory."""
 
     def __init__(
-        self, pattern: str, execute: Callable[..., Any], after: int, siblings: set[WatchStream], *, resumed: bool
+        self, pattern: str, execute: Execute, after: int, siblings: set[WatchStream], *, resumed: bool
     ) -> None:
         self.pattern = pattern
         self.matches = key_matcher(pattern)

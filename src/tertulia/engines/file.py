@@ -15,7 +15,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import apsw
 
@@ -25,7 +25,15 @@ from tertulia.engines import _file_mail as mail
 from tertulia.engines import _file_records as records
 from tertulia.engines._file_bell import Rung, pack_emitted
 from tertulia.engines._file_doctor import examine
-from tertulia.engines._file_format import DEDUP_COUNT, DEDUP_WINDOW, HISTORY_CHANGES, read_notes, translated
+from tertulia.engines._file_format import (
+    DEDUP_COUNT,
+    DEDUP_WINDOW,
+    HISTORY_CHANGES,
+    Execute,
+    executor,
+    read_notes,
+    translated,
+)
 from tertulia.engines._file_hub import READS, Hub, Waiters, wake_all, wake_one
 from tertulia.engines._file_open import DURABILITIES, open_file, path_of
 from tertulia.engines._file_reads import scan as scan_rows
@@ -123,7 +131,7 @@ class FileEngine(Engine):
         if few is not None:
             return few
 
-        def all_of_them(execute: Callable[..., Any]) -> tuple[int, list[Record]]:
+        def all_of_them(execute: Execute) -> tuple[int, list[Record]]:
             found = scan_rows(execute, now, prefix, matches, tags, owner, bodies=bodies, few=False)
             assert found is not None  # noqa: S101 - only with `few`
             return found
@@ -151,7 +159,7 @@ class FileEngine(Engine):
         hub = self._hub
         await hub.take_interest(WATCHERS)
         self._check_open()
-        revision: int = hub.read(lambda execute: execute("SELECT revision FROM counters").get)
+        revision: int = hub.read(_revision)
         start = revision if after is None else after
         stream = WatchStream(pattern, self._execute, start, self._streams, resumed=after is not None)
         stream.check_start(revision)
@@ -201,7 +209,7 @@ class FileEngine(Engine):
             await hub.take_interest(f"m:{mailbox}")
             while True:
                 self._check_open()
-                if hub.read(lambda _: hub.is_claimable(mailbox)):
+                if hub.is_claimable(mailbox):
                     if taken := await self._take(mailbox, limit, lease):
                         return taken
                 elif not await self._wait_in(hub.claimants, mailbox, deadline):
@@ -213,7 +221,7 @@ class FileEngine(Engine):
     async def _take(self, mailbox: str, limit: int, lease: float) -> list[Claimed]:
         """Claim what can be claimed now."""
         hub = self._hub
-        if mailbox not in self._busy and not hub.read(lambda _: hub.is_claimable(mailbox)):
+        if mailbox not in self._busy and not hub.is_claimable(mailbox):
             return []
         transients = hub.transients.get(mailbox)
         if transients:
@@ -298,7 +306,7 @@ class FileEngine(Engine):
             if send.mailbox in hub.listeners:
                 return int(hub.take_emitted(send.mailbox, send.message_id, send.body))
             return int(await self._emit_to(send.mailbox, send, optional=send.optional))
-        names = hub.read(lambda _: mail.subscribers(_fresh(hub.session), send.topic))
+        names = hub.read(_subscribers, hub.session, send.topic)
         return sum([await self._emit_to(box.name, send, optional=True) for box in names if box is not None])
 
     async def _emit_to(self, mailbox: str, send: Send | Publish, *, optional: bool) -> bool:
@@ -370,14 +378,14 @@ class FileEngine(Engine):
             wake_all(queue)  # those of this handle end, those of others wait again
         await _drop_handle(hub)
 
-    async def _in_thread(self, work: Callable[[Callable[..., Any]], T]) -> T:
+    async def _in_thread(self, work: Callable[[Execute], T]) -> T:
         """Read with a connection of its own, in a thread."""
 
         def run() -> T:
             try:
                 connection = self._hub.connect()
                 try:
-                    return work(connection.execute)
+                    return work(executor(connection))
                 finally:
                     connection.close()
             except apsw.Error as error:
@@ -443,9 +451,7 @@ def _release(session: Session, claimed: Claimed, delay: float, note: bytes, *, c
 # --- reads ---
 
 
-def _browse(
-    execute: Callable[..., Any], mailbox: str, limit: int, message_id: str | None, clock: FileClock
-) -> list[Stored]:
+def _browse(execute: Execute, mailbox: str, limit: int, message_id: str | None, clock: FileClock) -> list[Stored]:
     box = mail.find_box(execute, mailbox)
     if box is None:
         return []
@@ -464,7 +470,7 @@ def _browse(
     return shown
 
 
-def _consumers(execute: Callable[..., Any], mailbox: str, me: str) -> list[tuple[str, str]]:
+def _consumers(execute: Execute, mailbox: str, me: str) -> list[tuple[str, str]]:
     """Return the other instances, with their bells, that listen to a mailbox or claim from it."""
     return execute(
         "SELECT b.instance, b.path FROM bells b WHERE b.instance != ? AND b.path != '' AND b.instance IN"
@@ -473,13 +479,17 @@ def _consumers(execute: Callable[..., Any], mailbox: str, me: str) -> list[tuple
     ).fetchall()
 
 
-def _fresh(session: Session) -> Session:
-    """Return the session with the counters as they are now; it is in no transaction."""
+def _subscribers(_: Execute, session: Session, topic: str) -> list[mail.Box | None]:
+    """Return the subscribed mailboxes; the session is in no transaction."""
     session.load()
-    return session
+    return mail.subscribers(session, topic)
 
 
-def _at_one_moment(execute: Callable[..., Any], read: Callable[[], T]) -> T:
+def _revision(execute: Execute) -> int:
+    return execute("SELECT revision FROM counters").get
+
+
+def _at_one_moment(execute: Execute, read: Callable[[], T]) -> T:
     execute("BEGIN")
     try:
         return read()
