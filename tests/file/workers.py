@@ -6,7 +6,7 @@ import uuid
 
 import tertulia
 from tertulia.engines.base import Check, CheckFailed, Commit, Engine, Publish, Put, Send, Settle
-from tertulia.errors import AlreadySettledError
+from tertulia.errors import AlreadySettledError, EngineError
 
 LEASE = 0.3  # seconds; what a killed consumer held comes back soon
 
@@ -106,7 +106,7 @@ async def fill(engine: Engine, size: str) -> None:
             pair = (Put(f"a:{number}", b"v" * 900, "ada"), Put(f"b:{number}", b"v" * 900, "ada"))
             await engine.commit(Commit(puts=pair))
             number += 1
-    except tertulia.EngineError as error:
+    except EngineError as error:
         say("refused", type(error).__name__, number)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from tertulia.engines._file_bell import runtime_directory
-from tertulia.engines._file_format import Execute, unpack_change, unpack_record
+from tertulia.engines._file_format import FAILURES, Execute, unpack_change, unpack_record
 from tertulia.engines._file_mail import _COLUMNS, body_of, load
 from tertulia.engines._file_open import Place, file_system
 from tertulia.errors import CorruptRecordError
@@ -78,7 +78,7 @@ def _damage(execute: Execute) -> list[Finding]:
     try:
         found = [str(row[0]) for row in execute("PRAGMA integrity_check(10)").fetchall() if row[0] != "ok"]
         found += _damaged(execute)
-    except apsw.Error as error:
+    except FAILURES as error:
         found = [str(error)]
     if not found:
         return [Finding(level="ok", subject="contents", detail="every record and message matches its checksum")]

@@ -57,6 +57,8 @@ SCHEMA = (
 
 Execute = Callable[..., Any]  # apsw.Cursor.execute; its annotations are unknown in part
 
+FAILURES = (apsw.Error, UnicodeDecodeError)  # what SQLite and apsw raise; the second is damaged text
+
 encode = msgspec.msgpack.Encoder().encode
 crc32 = zlib.crc32
 _KINDS = (ChangeKind.PUT, ChangeKind.DELETE, ChangeKind.EXPIRE)
@@ -119,14 +121,14 @@ def unpack_change(revision: int, kind: int, crc: int, meta: bytes, body: bytes |
     raise CorruptRecordError(f"change {revision}", "it does not match the checksum")
 
 
-def translated(error: apsw.Error | OSError, what: str = "") -> EngineError:
+def translated(error: Exception, what: str = "") -> EngineError:
     """Return what an error of SQLite or the system means to callers."""
     text = f"{what}: {error}" if what else str(error)
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return EngineUnavailableError(f"another process holds the file for too long ({text})")
     if isinstance(error, apsw.NotADBError):
         return IncompatibleFormatError(f"the file is not a database ({text})")
-    if isinstance(error, apsw.CorruptError):
+    if isinstance(error, apsw.CorruptError | UnicodeDecodeError):
         return CorruptRecordError(what or "?", f"the database file is damaged ({error})")
     if isinstance(error, apsw.FullError):
         return EngineError(f"the disk is full ({text})")

@@ -17,7 +17,7 @@ import apsw
 from tertulia._background import logger
 from tertulia._clock import Alarm, Clock
 from tertulia.engines._file_bell import Bell, Rung, runtime_directory, unpack_emitted
-from tertulia.engines._file_format import crc32, encode, translated
+from tertulia.engines._file_format import FAILURES, crc32, encode, translated
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import Box, find_box, is_held_back, unclaim
 from tertulia.engines._file_open import WAIT_THERE, Place, connect, lock_beside
@@ -93,7 +93,7 @@ class Hub:
         """Call a function that reads with the connection of the event loop."""
         try:
             return function(self.execute, *values)
-        except apsw.Error as error:
+        except FAILURES as error:
             raise translated(error) from error
 
     def write_soon(self, work: Callable[[Session], Any]) -> asyncio.Future[Any] | None:
@@ -217,7 +217,7 @@ class Hub:
                 if waiting and self.has_room(name):
                     wake_all(waiting)
             self._set_expiry_alarm()
-        except (apsw.Error, EngineError):
+        except (*FAILURES, EngineError):
             logger.exception("the news of %s could not be read", self.place.path)
 
     def has_room(self, name: str) -> bool:
@@ -245,7 +245,7 @@ class Hub:
         self._start_poll()
         try:
             version = self.execute("PRAGMA data_version").get
-        except apsw.Error:
+        except FAILURES:
             logger.exception("%s could not be read", self.place.path)
             return
         if version != self._data_version:
@@ -266,7 +266,7 @@ class Hub:
     def _read_letters(self) -> None:
         try:
             self._hand_over_letters()
-        except apsw.Error:
+        except FAILURES:
             logger.exception("the replies in %s could not be read", self.place.path)
 
     def _hand_over_letters(self) -> None:
@@ -335,7 +335,7 @@ class Hub:
             if box is None:
                 raise UnknownAgentError(mailbox)
             return self._is_claimable(box)
-        except apsw.Error as error:
+        except FAILURES as error:
             raise translated(error, mailbox) from error
 
     def _is_claimable(self, box: Box) -> bool:

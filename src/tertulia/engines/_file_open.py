@@ -12,7 +12,17 @@ from urllib.parse import unquote
 import apsw
 from msgspec import Struct
 
-from tertulia.engines._file_format import APPLICATION_ID, FORMAT, SCHEMA, crc32, encode, executor, rows, translated
+from tertulia.engines._file_format import (
+    APPLICATION_ID,
+    FAILURES,
+    FORMAT,
+    SCHEMA,
+    crc32,
+    encode,
+    executor,
+    rows,
+    translated,
+)
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import DELAYED, LEASED, change, load
 from tertulia.engines._file_session import Session
@@ -120,7 +130,7 @@ def _header(path: Path) -> bytes:
             return file.xRead(len(MAGIC), 0)
         finally:
             file.xClose()
-    except apsw.Error as error:
+    except FAILURES as error:
         raise translated(error, str(path)) from error
 
 
@@ -185,7 +195,7 @@ def open_file(path: Path, durability: str, clock: FileClock) -> tuple[Place, aps
             if not had_lock:
                 lock_path.unlink(missing_ok=True)
             raise
-        except apsw.Error as error:
+        except FAILURES as error:
             raise translated(error, str(path)) from error
     finally:
         lock.close()
@@ -259,7 +269,7 @@ def _check_whole(path: Path, connection: apsw.Connection) -> None:
         return
     try:
         findings = damage(connection)
-    except apsw.Error as error:
+    except FAILURES as error:
         findings = [str(error)]
     if findings:
         raise EngineError(f"{path} is damaged: {'; '.join(findings[:3])}")

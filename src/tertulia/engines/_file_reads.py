@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import apsw
-
-from tertulia.engines._file_format import Execute, translated, unpack_record
+from tertulia.engines._file_format import FAILURES, Execute, translated, unpack_record
 from tertulia.engines.base import Record
 
 FEW = 200  # rows that are read on the event loop, in about a millisecond; more are read in a thread
@@ -38,7 +36,7 @@ def scan(
             found = execute(sql, values).fetchall()
         finally:
             execute("COMMIT")
-    except apsw.Error as error:
+    except FAILURES as error:
         raise translated(error, f"scan of {prefix!r}") from error
     if few and len(found) > FEW:
         return None

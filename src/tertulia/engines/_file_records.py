@@ -5,7 +5,16 @@ from __future__ import annotations
 import apsw
 
 from tertulia._rules.expiry import kept_owner, kept_tags, kept_ttl
-from tertulia.engines._file_format import Execute, pack_mark, pack_record, place_of, rows, translated, unpack_record
+from tertulia.engines._file_format import (
+    FAILURES,
+    Execute,
+    pack_mark,
+    pack_record,
+    place_of,
+    rows,
+    translated,
+    unpack_record,
+)
 from tertulia.engines._file_session import Session
 from tertulia.engines.base import Check, CheckFailed, Put, Record
 from tertulia.errors import CorruptRecordError
@@ -25,7 +34,7 @@ def read(execute: Execute, key: str) -> Record | None:
         if row is not None and row[0] == key:
             return unpack_record(key, row[1], row[2], row[3])
         row = execute(_BY_KEY, (key,)).get
-    except apsw.Error as error:
+    except FAILURES as error:
         raise translated(error, key) from error
     return None if row is None else unpack_record(key, row[1], row[2], row[3])
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import apsw
 
-from tertulia.engines._file_format import HISTORY_BYTES, HISTORY_CHANGES, crc32, encode, executor, translated
+from tertulia.engines._file_format import FAILURES, HISTORY_BYTES, HISTORY_CHANGES, crc32, encode, executor, translated
 from tertulia.engines._file_time import FileClock
 from tertulia.engines.base import Claimed
 from tertulia.errors import CorruptRecordError, OutcomeUnknownError
@@ -84,7 +84,7 @@ class Session:
             self.finish()
         except BaseException as error:
             self.rollback()
-            if isinstance(error, apsw.Error):
+            if isinstance(error, FAILURES):
                 raise translated(error) from error
             raise
         return result, self.commit()
@@ -93,13 +93,13 @@ class Session:
         """Start a transaction that may write. Raises EngineUnavailableError."""
         try:
             self.execute("BEGIN IMMEDIATE")
-        except apsw.Error as error:
+        except FAILURES as error:
             raise translated(error) from error
         try:
             self.load()
         except BaseException as error:
             self.rollback()
-            if isinstance(error, apsw.Error):
+            if isinstance(error, FAILURES):
                 raise translated(error) from error
             raise
 
@@ -129,7 +129,7 @@ class Session:
         """Make it last. Raises EngineError, and OutcomeUnknownError when it may have happened all the same."""
         try:
             self.execute("COMMIT")
-        except apsw.Error as error:
+        except FAILURES as error:
             self.rollback()
             if isinstance(error, apsw.IOError) and "fsync" in str(error).lower():
                 raise OutcomeUnknownError("the disk failed while the commit was being synced") from error

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-import apsw
-
 from tertulia._names import key_matcher
-from tertulia.engines._file_format import HISTORY_CHANGES, Execute, translated, unpack_change
+from tertulia.engines._file_format import FAILURES, HISTORY_CHANGES, Execute, translated, unpack_change
 from tertulia.engines.base import Change
 from tertulia.errors import WatchLaggedError
 
@@ -71,7 +69,7 @@ class WatchStream:
                 "SELECT revision, kind, crc, meta, body FROM changes WHERE revision > ? ORDER BY revision LIMIT ?",
                 (self._cursor, BATCH),
             ).fetchall()
-        except apsw.Error as error:
+        except FAILURES as error:
             raise translated(error, "the log of changes") from error
         for row in found:
             if row[0] != self._cursor + 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import apsw
 
 from tertulia._background import logger
-from tertulia.engines._file_format import translated
+from tertulia.engines._file_format import FAILURES, translated
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_session import CHECKPOINT_PAGES, Effects, Session
 from tertulia.errors import SpaceClosedError
@@ -22,7 +23,7 @@ Job = tuple[Work, asyncio.Future[Any], Callable[[Any], None] | None]
 
 GROUP = 256  # writes that share one transaction: past that the sync is paid for, and others wait too long
 BRIEF = (0.0, 0.0, 0.0, 0.0002, 0.0005, 0.001)  # seconds between tries: a neighbour's write takes far less
-TOO_LONG = 8  # times the usual log: then the writers wait for a checkpoint
+LOCK_TRIES = 500  # for a checkpoint, one in a millisecond; whoever holds the lock for longer was stopped
 END_LIMIT = 5.0  # seconds that closing waits for the thread
 
 
@@ -53,7 +54,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._checkpoint: asyncio.Future[None] | None = None
-        self._broken: apsw.Error | None = None
+        self._next_checkpoint = CHECKPOINT_PAGES
 
     # --- on the event loop ---
 
@@ -138,7 +139,7 @@ class Writer:
                     session.finish()
                 except BaseException as error:
                     session.rollback()
-                    if isinstance(error, apsw.Error):
+                    if isinstance(error, FAILURES):
                         raise translated(error) from error
                     raise
                 effects = session.commit()
@@ -160,7 +161,7 @@ class Writer:
             session.execute("ROLLBACK TO one")
             session.execute("RELEASE one")
             session.restore(saved)
-            return job, None, translated(error) if isinstance(error, apsw.Error) else error
+            return job, None, translated(error) if isinstance(error, FAILURES) else error
         session.execute("RELEASE one")
         return job, result, None
 
@@ -191,34 +192,40 @@ class Writer:
         self._thread = None
         for _, future, _ in self._take():
             if not future.done():
-                future.set_exception(translated(error) if isinstance(error, apsw.Error | OSError) else error)
+                future.set_exception(translated(error) if isinstance(error, (*FAILURES, OSError)) else error)
 
     # --- checkpoints ---
 
     def look_at_log(self, pages: int) -> None:
         """Start a checkpoint, in a thread, when the write-ahead log has grown long enough."""
-        if pages < CHECKPOINT_PAGES or self._checkpoint is not None or self._closed:
+        if pages < self._next_checkpoint:
+            if pages < CHECKPOINT_PAGES:  # the log has begun anew
+                self._next_checkpoint = CHECKPOINT_PAGES
             return
-        self._checkpoint = self._loop.run_in_executor(None, self._check_point)
-        self._checkpoint.add_done_callback(self._checkpoint_done)
+        if self._checkpoint is None and not self._closed:
+            self._next_checkpoint = pages + CHECKPOINT_PAGES
+            self._checkpoint = self._loop.run_in_executor(None, self._check_point)
+            self._checkpoint.add_done_callback(self._checkpoint_done)
 
     def _checkpoint_done(self, done: asyncio.Future[None]) -> None:
         self._checkpoint = None
-        self._session.pages = 0
         if not done.cancelled() and (error := done.exception()) is not None:
             logger.warning("a checkpoint failed, and will be tried again: %s", error)
 
     def _check_point(self) -> None:
+        """Move the log into the file: most of it beside other writers, what they add meanwhile while they wait.
+
+        Only a log that was moved completely begins anew; without the second step a busy one would grow for ever.
+        """
         session = self._new_session()
         try:
-            pages, _ = session.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            if pages > TOO_LONG * CHECKPOINT_PAGES:  # it never ends while others write, so they have to wait
-                lock = self._lock_file()
-                try:
-                    lock.acquire()
+            session.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            lock = self._lock_file()
+            try:
+                if _acquired_in_time(lock):
                     session.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                finally:
-                    lock.close()
+            finally:
+                lock.close()
         except apsw.BusyError:
             return  # another process is at it
         finally:
@@ -238,6 +245,14 @@ class Writer:
             await self._loop.run_in_executor(None, thread.join, END_LIMIT)
         self._fail_all(SpaceClosedError())
         self._lock.close()
+
+
+def _acquired_in_time(lock: WriterLock) -> bool:
+    for _ in range(LOCK_TRIES):
+        if lock.try_acquire():
+            return True
+        time.sleep(0.001)
+    return False
 
 
 def _log_failure(future: asyncio.Future[Any]) -> None:

@@ -17,8 +17,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import apsw
-
 from tertulia._clock import Clock, TimerHandle
 from tertulia.engines import _file_boxes as boxes
 from tertulia.engines import _file_mail as mail
@@ -28,6 +26,7 @@ from tertulia.engines._file_doctor import examine
 from tertulia.engines._file_format import (
     DEDUP_COUNT,
     DEDUP_WINDOW,
+    FAILURES,
     HISTORY_CHANGES,
     Execute,
     executor,
@@ -388,7 +387,7 @@ class FileEngine(Engine):
                     return work(executor(connection))
                 finally:
                     connection.close()
-            except apsw.Error as error:
+            except FAILURES as error:
                 raise translated(error) from error
 
         return await asyncio.get_running_loop().run_in_executor(None, run)

@@ -1,0 +1,358 @@
+"""Damage, full disks, bad files and forks: one clear error each, never a wrong value."""
+
+import asyncio
+import os
+import random
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+import tertulia
+from tertulia.engines.base import Engine, MailboxOptions, Put, Send
+from tertulia.errors import (
+    CorruptRecordError,
+    EngineError,
+    EngineUnavailableError,
+    IncompatibleFormatError,
+    InvalidInputError,
+    InvalidURLError,
+    MailboxFullError,
+    UnsupportedError,
+)
+from tests.file.processes import run
+
+# --- damage ---
+
+KEYS = {f"key:{number}": f"value {number}".encode() * (1 + number % 40) for number in range(120)}
+MAIL = {f"m{number}": f"body {number}".encode() * (1 + number % 90) for number in range(60)}
+FLIPS = 300
+
+
+async def _fill(engine: Engine) -> None:
+    for key, body in KEYS.items():
+        await engine.put(Put(key, body, "ada", tags=("x",)))
+    await engine.open_mailbox("ada", MailboxOptions(max_size=1000))
+    await engine.subscribe("ada", "news")
+    for message_id, body in MAIL.items():
+        await engine.send(Send("ada", message_id, body))
+
+
+async def _wrong(path: Path) -> tuple[list[str], bool]:
+    """Read everything in a file; return what is wrong, and whether an error told of it."""
+    wrong: list[str] = []
+    told = False
+    try:
+        async with tertulia.connect(f"file:{path}") as space:
+            for key, body in KEYS.items():
+                try:
+                    record = await space.engine.get(key)
+                    if record is None or record.body != body or record.tags != ("x",):
+                        wrong.append(f"{key}: {record}")
+                except CorruptRecordError as error:
+                    assert error.key
+                    told = True
+            _, records = await space.engine.scan("key:", tags=frozenset({"x"}))
+            if {record.key: record.body for record in records} != KEYS:
+                wrong.append("scan")
+            claimed = await space.engine.claim("ada", limit=1000)
+            if {one.message_id: one.body for one in claimed} != MAIL:
+                wrong.append("claim")
+            if (await space.agents())[0].topics != ("news",):
+                wrong.append("topics")
+    except EngineError:
+        told = True
+    return wrong, told
+
+
+async def test_every_flipped_bit_is_harmless_or_an_error(tmp_path: Path):
+    original = tmp_path / "space.db"
+    async with tertulia.connect(f"file:{original}") as space:
+        await _fill(space.engine)
+    content = original.read_bytes()
+    assert await _wrong(original) == ([], False)
+    chance = random.Random(3)
+    silent: list[tuple[int, list[str]]] = []
+    told_of = 0
+    for number in range(FLIPS):
+        bit = chance.randrange(len(content) * 8)
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path = tmp_path / f"{number}.db"
+        path.write_bytes(damaged)
+        wrong, told = await _wrong(path)
+        told_of += told
+        if wrong and not told:
+            silent.append((bit, wrong))
+
+    assert silent == []
+    assert told_of > FLIPS // 4
+
+
+async def test_a_damaged_record_is_named_and_can_be_removed(tmp_path: Path):
+    path = tmp_path / "space.db"
+    async with tertulia.connect(f"file:{path}") as space:
+        await space.engine.put(Put("good", b"1", "ada"))
+        await space.engine.put(Put("bad", b"2", "ada"))
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE records SET body = x'33' WHERE key = 'bad'")
+    other.close()
+
+    async with tertulia.connect(f"file:{path}") as space:
+        with pytest.raises(CorruptRecordError, match="'bad'") as caught:
+            await space.engine.get("bad")
+        problems = [finding.detail for finding in await space.doctor() if finding.level == "problem"]
+        good = await space.engine.get("good")
+        assert await space.memory.delete("bad", requester="ada")
+        after = [finding.detail for finding in await space.doctor() if finding.level == "problem"]
+
+    assert caught.value.key == "bad"
+    assert good is not None
+    assert good.body == b"1"
+    assert len(problems) == 1
+    assert "bad" in problems[0]
+    assert after == []
+
+
+# --- what is no space ---
+
+
+def _text(path: Path) -> None:
+    path.write_text("these are notes, and no database at all", encoding="ascii")
+
+
+def _foreign(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE theirs(x)")
+    database.close()
+
+
+def _newer(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE theirs(x)")
+        database.execute(f"PRAGMA application_id = {0x54455254}")
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+
+
+def _broken_header(path: Path) -> None:
+    _foreign(path)
+    path.write_bytes(b"SQLite format 3\0" + os.urandom(80) + path.read_bytes()[96:])
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _link(path: Path) -> None:
+    path.with_name("other.db").touch()
+    path.symlink_to(path.with_name("other.db"))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (_text, IncompatibleFormatError, "not even a database"),
+        (_foreign, IncompatibleFormatError, "not a space"),
+        (_newer, IncompatibleFormatError, "newer"),
+        (_broken_header, EngineError, "space.db"),
+        (_directory, EngineUnavailableError, "is a directory"),
+        (_link, EngineUnavailableError, "symbolic link"),
+    ],
+)
+async def test_what_is_no_space_is_refused_and_left_as_it_is(
+    tmp_path: Path, make: Callable[[Path], None], error: type[EngineError], words: str
+):
+    path = tmp_path / "space.db"
+    make(path)
+    before = {item.name: item.read_bytes() for item in tmp_path.iterdir() if item.is_file()}
+
+    with pytest.raises(error, match=words):
+        await tertulia.connect(f"file:{path}")
+
+    after = {item.name: item.read_bytes() for item in tmp_path.iterdir() if item.is_file()}
+    assert {name: content for name, content in after.items() if not name.endswith("-lock")} == before
+
+
+async def test_a_missing_directory_is_an_error_and_is_not_made(tmp_path: Path):
+    with pytest.raises(EngineUnavailableError, match="does not exist"):
+        await tertulia.connect(f"file:{tmp_path}/missing/space.db")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_default_directory_is_made_for_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TERTULIA_URL", raising=False)
+    async with tertulia.connect() as space:
+        await space.memory.write("k", 1, owner="ada")
+        modes = {item.name: oct(item.stat().st_mode & 0o777) for item in (tmp_path / ".tertulia").iterdir()}
+
+    assert oct((tmp_path / ".tertulia").stat().st_mode & 0o777) == "0o700"
+    assert set(modes.values()) == {"0o600"}
+    assert {"space.db", "space.db-wal", "space.db-lock"} <= set(modes)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+async def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(EngineUnavailableError, match="cannot be written"):
+        await tertulia.connect(f"file:{tmp_path}/space.db")
+    tmp_path.chmod(0o700)
+
+
+async def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "space.db"
+    path.touch()
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+
+    with pytest.raises(EngineUnavailableError, match="another user"):
+        await tertulia.connect(f"file:{path}")
+
+
+async def test_an_sqlite_that_loses_commits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.2")
+
+    with pytest.raises(UnsupportedError, match=r"3\.51\.2"):
+        await tertulia.connect(f"file:{tmp_path}/space.db")
+
+
+@pytest.mark.parametrize("url", ["file:", "file://elsewhere/space.db", "file:a\0b"])
+async def test_a_url_that_names_no_file_is_refused(url: str):
+    with pytest.raises(InvalidURLError):
+        await tertulia.connect(url)
+
+
+async def test_an_unknown_durability_is_refused(tmp_path: Path):
+    with pytest.raises(InvalidInputError, match="process, power"):
+        await tertulia.connect(f"file:{tmp_path}/space.db", durability="maybe")
+
+
+async def test_a_path_alone_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    async with tertulia.connect("team.db") as space:
+        await space.memory.write("k", 1, owner="ada")
+    async with tertulia.connect(f"{tmp_path}/team.db") as space:
+        assert await space.memory.read("k", reader="ada") == 1
+
+
+async def test_odd_characters_in_a_path_are_part_of_the_name(tmp_path: Path):
+    path = tmp_path / "a b%41?#&ñ'.db"
+    async with tertulia.connect(f"file:{path}") as space:
+        await space.memory.write("k", 1, owner="ada")
+
+    assert path.exists()
+
+
+# --- nobody but SQLite opens the file ---
+
+
+async def test_nothing_but_sqlite_opens_the_live_file(tmp_path: Path):
+    opened: list[str] = []
+    watching = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            opened.append(os.fsdecode(arguments[0]))
+
+    sys.addaudithook(hook)
+    path = tmp_path / "space.db"
+    for _ in range(2):
+        async with tertulia.connect(f"file:{path}") as space, tertulia.connect(f"file:{path}") as other:
+            await _fill(space.engine)
+            stream = await other.engine.watch("*", after=0)
+            await anext(stream)
+            await space.engine.scan("")
+            await space.engine.stats()
+            await space.doctor()
+    watching = False
+
+    inside = {Path(name).name for name in opened if Path(name).parent == tmp_path}
+    assert inside == {"space.db-lock"}
+
+
+# --- a full disk ---
+
+
+@pytest.mark.parametrize("size", [200_000, 1_000_000, 3_000_000])
+async def test_a_full_disk_is_an_error_and_leaves_nothing_half_written(tmp_path: Path, size: int):
+    url = f"file:{tmp_path}/space.db"
+    async with tertulia.connect(url):
+        pass
+    ((refused,),) = await run(("fill", url, size))
+    word, _, acknowledged = refused.split()
+    async with tertulia.connect(url) as space:
+        _, records = await space.engine.scan("")
+        problems = [finding for finding in await space.doctor() if finding.level == "problem"]
+        await space.engine.put(Put("room again", b"", "ada"))
+
+    assert word == "refused"
+    assert int(acknowledged) > 3
+    keys = {record.key for record in records}
+    assert keys == {f"{name}:{number}" for name in "ab" for number in range(int(acknowledged))}
+    assert problems == []
+
+
+# --- forks ---
+
+
+async def test_a_forked_process_is_told_to_connect_anew(tmp_path: Path):
+    async with tertulia.connect(f"file:{tmp_path}/space.db") as space:
+        await space.engine.put(Put("k", b"1", "ada"))
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                space.engine.get("k").send(None)
+                said = b"no error"
+            except EngineError as error:
+                said = str(error).encode()
+            except BaseException as error:  # noqa: BLE001 - the child must end here, whatever happens
+                said = repr(error).encode()
+            os.write(writing, said)
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read()
+        await space.engine.put(Put("k", b"2", "ada"))
+        record = await space.engine.get("k")
+
+    assert b"forked" in said
+    assert record is not None
+    assert record.body == b"2"
+
+
+# --- many writes at once ---
+
+
+async def test_concurrent_commits_with_power_durability_share_a_sync_and_fail_alone(tmp_path: Path):
+    async with tertulia.connect(f"file:{tmp_path}/space.db", durability="power") as space:
+        engine = space.engine
+        await engine.open_mailbox("tiny", MailboxOptions(max_size=5))
+        outcomes = await asyncio.gather(
+            *(engine.put(Put(f"k{number}", b"", "ada")) for number in range(50)),
+            *(engine.send(Send("tiny", f"m{number}", b"")) for number in range(20)),
+            return_exceptions=True,
+        )
+        stats = await engine.stats()
+
+    failed = [outcome for outcome in outcomes if isinstance(outcome, MailboxFullError)]
+    assert (len(failed), stats.keys, stats.mailboxes["tiny"].waiting) == (15, 50, 5)
+    assert [outcome for outcome in outcomes if isinstance(outcome, BaseException)] == failed
+
+
+async def test_the_log_stays_bounded_while_many_writes_happen(tmp_path: Path):
+    path = tmp_path / "space.db"
+    async with tertulia.connect(f"file:{path}") as space:
+        for number in range(6_000):
+            await space.engine.put(Put(f"k{number % 50}", b"x" * 500, "ada"))
+            if number % 20 == 0:
+                await asyncio.sleep(0)
+        size = path.with_name("space.db-wal").stat().st_size
+
+    assert size < 32 * 2**20  # all of it is more than twice that
