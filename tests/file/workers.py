@@ -1,6 +1,8 @@
 """What the other processes of these tests do: `python -m tests.file.workers ROLE URL …`."""
 
 import asyncio
+import resource
+import signal
 import sys
 import uuid
 
@@ -95,9 +97,6 @@ async def publish(engine: Engine, topic: str, times: str) -> None:
 
 async def fill(engine: Engine, size: str) -> None:
     """Write until the system refuses, with files limited to `size` bytes; then say what was acknowledged."""
-    import resource
-    import signal
-
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
     number = 0

@@ -108,14 +108,14 @@ def infos(execute: Execute) -> list[AgentInfo]:
         AgentInfo(
             agent_id=name,
             max_queue_size=max_size,
-            when_full=WHEN_FULL[when_full],
+            when_full=WHEN_FULL[int(when_full)],
             max_attempts=max_attempts,
             ordered=bool(ordered),
             topics=tuple(patterns.get(box, ())),
         )
-        for box, name, max_size, when_full, max_attempts, ordered in execute(
-            "SELECT id, name, max_size, when_full, max_attempts, ordered FROM boxes ORDER BY name"
-        ).fetchall()
+        for box, name, max_size, when_full, max_attempts, ordered in rows(
+            execute("SELECT id, name, max_size, when_full, max_attempts, ordered FROM boxes ORDER BY name").get
+        )
     ]
 
 

@@ -10,8 +10,8 @@ import apsw
 
 from tertulia.engines._file_bell import runtime_directory
 from tertulia.engines._file_format import FAILURES, Execute, unpack_change, unpack_record
-from tertulia.engines._file_mail import _COLUMNS, body_of, load
-from tertulia.engines._file_open import Place, file_system
+from tertulia.engines._file_mail import COLUMNS, body_of, load
+from tertulia.engines._file_open import Place, damaged_tags, file_system
 from tertulia.errors import CorruptRecordError
 from tertulia.records import Finding
 
@@ -24,7 +24,6 @@ def examine(
     execute: Execute,
     place: Place,
     durability: str,
-    pages: int,
     me: str,
 ) -> list[Finding]:
     """Return what was found, good and bad; reads the whole file."""
@@ -77,7 +76,7 @@ def _bells(execute: Execute, me: str) -> Finding:
 def _damage(execute: Execute) -> list[Finding]:
     try:
         found = [str(row[0]) for row in execute("PRAGMA integrity_check(10)").fetchall() if row[0] != "ok"]
-        found += _damaged(execute)
+        found += damaged_tags(execute) + _damaged(execute)
     except FAILURES as error:
         found = [str(error)]
     if not found:
@@ -97,7 +96,7 @@ def _damaged(execute: Execute) -> list[str]:
     for sql, check in (
         ("SELECT key, crc, meta, body FROM records", unpack_record),
         ("SELECT revision, kind, crc, meta, body FROM changes", unpack_change),
-        (f"SELECT {_COLUMNS} FROM messages", message_with_body),  # noqa: S608 - constants
+        (f"SELECT {COLUMNS} FROM messages", message_with_body),  # noqa: S608 - constants
     ):
         for row in execute(sql):
             try:

@@ -14,46 +14,63 @@ from tertulia.errors import CorruptRecordError, EngineError, EngineUnavailableEr
 from tertulia.records import ChangeKind
 
 APPLICATION_ID = 0x54455254  # "TERT", in the header of the file
+PAGE_SIZE = 1_024  # bytes; a commit logs every page it touches, so small ones make small commits fast
 FORMAT = 1  # raised with every change that an older version cannot read
 HISTORY_CHANGES = 10_000  # what a watch can resume over: minutes of a busy team
 HISTORY_BYTES = 64 * 2**20  # and its bound in the file, whatever the values' sizes
 DEDUP_WINDOW = 3600.0  # seconds; a sender that retries for longer than an hour is no longer retrying
 DEDUP_COUNT = 1_000_000  # ids remembered per mailbox, about 100 bytes each
-INLINE_BODY = 2_000  # bytes; a message's larger body lies beside its row, so that a claim need not rewrite it
+INLINE_BODY = 700  # bytes; a message's larger body lies beside its row, so that a claim need not rewrite it
 
 # A record's row lies where the checksum of its key says, so a read by key is one step; `key` is for scans, and to
 # check twice before a key is called absent.
-SCHEMA = (
-    "CREATE TABLE counters(id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, sequence INTEGER NOT NULL,"
-    " topics INTEGER NOT NULL, bells INTEGER NOT NULL, log_bytes INTEGER NOT NULL, crc INTEGER NOT NULL)",
-    "CREATE TABLE boot(id INTEGER PRIMARY KEY, boot TEXT NOT NULL, civil REAL NOT NULL)",
-    "CREATE TABLE records(id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, expires REAL,"
-    " crc INTEGER NOT NULL, meta BLOB NOT NULL, body BLOB NOT NULL)",
-    "CREATE INDEX records_expires ON records(expires) WHERE expires IS NOT NULL",
-    "CREATE TABLE tags(tag TEXT NOT NULL, record INTEGER NOT NULL, PRIMARY KEY(tag, record)) WITHOUT ROWID",
-    "CREATE TABLE changes(revision INTEGER PRIMARY KEY, kind INTEGER NOT NULL, crc INTEGER NOT NULL,"
-    " meta BLOB NOT NULL, body BLOB)",
-    "CREATE TABLE boxes(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, max_size INTEGER NOT NULL,"
-    " when_full INTEGER NOT NULL, max_attempts INTEGER NOT NULL, ordered INTEGER NOT NULL, size INTEGER NOT NULL)",
-    "CREATE TABLE topics(id INTEGER PRIMARY KEY, box INTEGER NOT NULL, pattern TEXT NOT NULL, UNIQUE(box, pattern))",
-    "CREATE TABLE messages(sequence INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL,"
-    " state INTEGER NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL,"
-    " dedupe INTEGER NOT NULL, stored_at REAL NOT NULL, notes BLOB NOT NULL, body_crc INTEGER NOT NULL,"
-    " crc INTEGER NOT NULL, body BLOB, UNIQUE(box, message_id))",
-    "CREATE INDEX messages_ready ON messages(box, sequence) WHERE state = 0",
-    "CREATE INDEX messages_due ON messages(box, due) WHERE state > 0",
-    "CREATE TABLE bodies(sequence INTEGER PRIMARY KEY, body BLOB NOT NULL)",
-    "CREATE TABLE markers(id INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, until REAL NOT NULL,"
-    " UNIQUE(box, message_id))",
-    "CREATE INDEX markers_until ON markers(box, until)",
-    "CREATE TABLE bells(instance TEXT PRIMARY KEY, path TEXT NOT NULL, pid INTEGER NOT NULL, since REAL NOT NULL)"
-    " WITHOUT ROWID",
-    "CREATE TABLE interests(topic TEXT NOT NULL, instance TEXT NOT NULL, PRIMARY KEY(topic, instance)) WITHOUT ROWID",
-    "CREATE TABLE listeners(name TEXT PRIMARY KEY, instance TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE letters(id INTEGER PRIMARY KEY AUTOINCREMENT, instance TEXT NOT NULL, name TEXT NOT NULL,"
-    " message_id TEXT NOT NULL, sequence INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL)",
-    "CREATE INDEX letters_instance ON letters(instance, id)",
-)
+SCHEMA = """
+CREATE TABLE counters(
+  id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, sequence INTEGER NOT NULL, topics INTEGER NOT NULL,
+  bells INTEGER NOT NULL, log_bytes INTEGER NOT NULL, crc INTEGER NOT NULL
+);
+CREATE TABLE boot(id INTEGER PRIMARY KEY, boot TEXT NOT NULL, civil REAL NOT NULL);
+CREATE TABLE records(
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, expires REAL, crc INTEGER NOT NULL,
+  meta BLOB NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX records_expires ON records(expires) WHERE expires IS NOT NULL;
+CREATE TABLE tags(tag TEXT NOT NULL, record INTEGER NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY(tag, record))
+  WITHOUT ROWID;
+CREATE TABLE changes(
+  revision INTEGER PRIMARY KEY, kind INTEGER NOT NULL, crc INTEGER NOT NULL, meta BLOB NOT NULL, body BLOB
+);
+CREATE TABLE boxes(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, max_size INTEGER NOT NULL,
+  when_full INTEGER NOT NULL, max_attempts INTEGER NOT NULL, ordered INTEGER NOT NULL,
+  size INTEGER NOT NULL
+);
+CREATE TABLE topics(id INTEGER PRIMARY KEY, box INTEGER NOT NULL, pattern TEXT NOT NULL, UNIQUE(box, pattern));
+CREATE TABLE messages(
+  sequence INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, state INTEGER NOT NULL,
+  due REAL NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL, dedupe INTEGER NOT NULL,
+  stored_at REAL NOT NULL, notes BLOB NOT NULL, body_crc INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB,
+  UNIQUE(box, message_id)
+);
+CREATE INDEX messages_ready ON messages(box, sequence) WHERE state = 0;
+CREATE INDEX messages_due ON messages(box, due) WHERE state > 0;
+CREATE TABLE bodies(sequence INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE markers(
+  id INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, until REAL NOT NULL,
+  UNIQUE(box, message_id)
+);
+CREATE INDEX markers_until ON markers(box, until);
+CREATE TABLE bells(
+  instance TEXT PRIMARY KEY, path TEXT NOT NULL, pid INTEGER NOT NULL, since REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE interests(topic TEXT NOT NULL, instance TEXT NOT NULL, PRIMARY KEY(topic, instance)) WITHOUT ROWID;
+CREATE TABLE listeners(name TEXT PRIMARY KEY, instance TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE letters(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, instance TEXT NOT NULL, name TEXT NOT NULL,
+  message_id TEXT NOT NULL, sequence INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX letters_instance ON letters(instance, id);
+"""
 
 Execute = Callable[..., Any]  # apsw.Cursor.execute; its annotations are unknown in part
 
@@ -102,6 +119,11 @@ def unpack_record(key: str | None, crc: int, meta: bytes, body: bytes | None) ->
     return Record(fields[0], body, *fields[1:11])
 
 
+def tag_checksum(tag: str, place: int) -> int:
+    """Return the checksum of a tag's row."""
+    return crc32(tag.encode(), place & 0xFFFFFFFF)
+
+
 def pack_mark(key: str, revision: int, at: float) -> tuple[int, bytes]:
     """Return checksum and content of a change that has no record."""
     meta = encode((key, revision, at))
@@ -121,21 +143,23 @@ def unpack_change(revision: int, kind: int, crc: int, meta: bytes, body: bytes |
     raise CorruptRecordError(f"change {revision}", "it does not match the checksum")
 
 
+_MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[EngineError], str], ...] = (
+    ((apsw.BusyError, apsw.LockedError), EngineUnavailableError, "another process holds the file for too long"),
+    ((apsw.NotADBError,), IncompatibleFormatError, "the file is not a database"),
+    ((apsw.FullError,), EngineError, "the disk is full"),
+    ((apsw.ReadOnlyError, apsw.PermissionsError, PermissionError), EngineUnavailableError, "it cannot be written"),
+    ((apsw.CantOpenError,), EngineUnavailableError, "the file cannot be opened"),
+)
+
+
 def translated(error: Exception, what: str = "") -> EngineError:
     """Return what an error of SQLite or the system means to callers."""
-    text = f"{what}: {error}" if what else str(error)
-    if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return EngineUnavailableError(f"another process holds the file for too long ({text})")
-    if isinstance(error, apsw.NotADBError):
-        return IncompatibleFormatError(f"the file is not a database ({text})")
     if isinstance(error, apsw.CorruptError | UnicodeDecodeError):
         return CorruptRecordError(what or "?", f"the database file is damaged ({error})")
-    if isinstance(error, apsw.FullError):
-        return EngineError(f"the disk is full ({text})")
-    if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError | PermissionError):
-        return EngineUnavailableError(f"the file cannot be written ({text})")
-    if isinstance(error, apsw.CantOpenError):
-        return EngineUnavailableError(f"the file cannot be opened ({text})")
+    text = f"{what}: {error}" if what else str(error)
+    for kinds, meaning, words in _MEANINGS:
+        if isinstance(error, kinds):
+            return meaning(f"{words} ({text})")
     return EngineError(f"the file engine failed ({type(error).__name__}: {text})")
 
 
@@ -148,4 +172,4 @@ def rows(found: Any) -> list[Any]:
     """Return what apsw's `Cursor.get` gave for a statement as a list of rows."""
     if found is None:
         return []
-    return found if isinstance(found, list) else [found]
+    return cast("list[Any]", found) if isinstance(found, list) else [found]

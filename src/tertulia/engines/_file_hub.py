@@ -124,9 +124,12 @@ class Hub:
         if effects.expires < inf:
             self.expiry_alarm.ring_in(effects.expires - self.clock.time())
         for instance, path in effects.ring.items():
-            self.open_bell()
-            if path and self.bell is not None and self.bell.ring(path) is Rung.GONE:
-                self.forget(instance)
+            self._ring(instance, path)
+
+    def _ring(self, instance: str, path: str) -> None:
+        self.open_bell()
+        if path and self.bell is not None and self.bell.ring(path) is Rung.GONE:
+            self.forget(instance)
 
     def forget(self, instance: str) -> None:
         """Clean up after a process that is gone."""

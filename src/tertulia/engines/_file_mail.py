@@ -27,13 +27,13 @@ WAITING, LEASED, DELAYED = range(3)
 WHEN_FULL = (WhenFull.REJECT, WhenFull.WAIT, WhenFull.DROP_OLDEST)  # as the file has them: never reorder
 FORGET_EVERY = 512  # remembered ids between two looks at whether a mailbox remembers too many
 
-_COLUMNS = "sequence, box, message_id, state, due, attempt, failures, dedupe, stored_at, notes, body_crc, crc, body"
+COLUMNS = "sequence, box, message_id, state, due, attempt, failures, dedupe, stored_at, notes, body_crc, crc, body"
 _META = 11  # of those columns are covered by `crc`, which follows them
-_INSERT = f"INSERT INTO messages({_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_READY = f"SELECT {_COLUMNS} FROM messages WHERE box = ? AND state = 0 ORDER BY sequence LIMIT ?"  # noqa: S608
-_BY_ID = f"SELECT {_COLUMNS} FROM messages WHERE box = ? AND message_id = ?"  # noqa: S608
-_DUE = f"SELECT {_COLUMNS} FROM messages WHERE box = ? AND state > 0 AND due <= ? ORDER BY sequence"  # noqa: S608
-_ALL = f"SELECT {_COLUMNS} FROM messages WHERE box = ? ORDER BY sequence LIMIT ?"  # noqa: S608
+_INSERT = f"INSERT INTO messages({COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_READY = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND state = 0 ORDER BY sequence LIMIT ?"  # noqa: S608
+_BY_ID = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND message_id = ?"  # noqa: S608
+_DUE = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND state > 0 AND due <= ? ORDER BY sequence"  # noqa: S608
+_ALL = f"SELECT {COLUMNS} FROM messages WHERE box = ? ORDER BY sequence LIMIT ?"  # noqa: S608
 _CHANGE = "UPDATE messages SET state = ?, due = ?, attempt = ?, failures = ?, notes = ?, crc = ? WHERE sequence = ?"
 _SENT = Sent(1)
 _DUPLICATE = Sent(0, duplicate=True)
@@ -111,11 +111,8 @@ def body_of(execute: Execute, message: Message) -> bytes:
 
 def browse(execute: Execute, box: int, limit: int, message_id: str | None) -> list[Message]:
     """Return stored messages, oldest first."""
-    if message_id is None:
-        found = execute(_ALL, (box, limit)).get
-    else:
-        found = execute(_BY_ID, (box, message_id)).get
-    return [load(row) for row in rows(found)]
+    sql, value = (_ALL, limit) if message_id is None else (_BY_ID, message_id)
+    return [load(row) for row in rows(execute(sql, (box, value)).get)]
 
 
 # --- sending ---
@@ -329,7 +326,7 @@ def change(
 def leased(session: Session, claimed: Claimed) -> Message | None:
     """Return the message if this attempt still holds its lease."""
     found = session.execute(
-        f"SELECT {_COLUMNS} FROM messages WHERE sequence = ? AND message_id = ?",  # noqa: S608 - constants
+        f"SELECT {COLUMNS} FROM messages WHERE sequence = ? AND message_id = ?",  # noqa: S608 - constants
         (claimed.sequence, claimed.message_id),
     ).get
     message = None if found is None else load(found)

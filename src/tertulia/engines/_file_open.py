@@ -16,11 +16,14 @@ from tertulia.engines._file_format import (
     APPLICATION_ID,
     FAILURES,
     FORMAT,
+    PAGE_SIZE,
     SCHEMA,
+    Execute,
     crc32,
     encode,
     executor,
     rows,
+    tag_checksum,
     translated,
 )
 from tertulia.engines._file_lock import WriterLock
@@ -234,33 +237,38 @@ def _open_locked(path: Path, lock_path: Path, durability: str, clock: FileClock)
 
 
 def _check_format(path: Path, connection: apsw.Connection) -> None:
-    if connection.pragma("application_id") != APPLICATION_ID:
+    if _pragma(connection, "application_id") != APPLICATION_ID:
         raise IncompatibleFormatError(f"{path} is a database, but not a space")
-    stored = connection.pragma("user_version")
+    stored = _pragma(connection, "user_version")
     if stored != FORMAT:
         age = "newer" if stored > FORMAT else "older"
         raise IncompatibleFormatError(f"{path} has format {stored}, {age} than this version's format {FORMAT}")
 
 
+def _pragma(connection: apsw.Connection, name: str) -> int:
+    return executor(connection)(f"PRAGMA {name}").get
+
+
 def _check_empty(path: Path, connection: apsw.Connection) -> None:
     known = ((0, APPLICATION_ID), (0, FORMAT))
     if any(
-        connection.pragma(name) not in good
+        _pragma(connection, name) not in good
         for name, good in zip(("application_id", "user_version"), known, strict=True)
     ):
         raise IncompatibleFormatError(f"{path} is an empty database of another program")
 
 
 def _make(connection: apsw.Connection) -> None:
-    connection.pragma("journal_mode", "wal")
+    execute = executor(connection)
+    execute(f"PRAGMA page_size = {PAGE_SIZE}").fetchall()
+    execute("PRAGMA journal_mode = wal").fetchall()
     zeros = (0, 0, 0, 0, 0)
-    executor(connection)("BEGIN IMMEDIATE")
-    connection.pragma("application_id", APPLICATION_ID)
-    connection.pragma("user_version", FORMAT)
-    for statement in SCHEMA:
-        executor(connection)(statement)
-    executor(connection)("INSERT INTO counters VALUES(1, ?, ?, ?, ?, ?, ?)", (*zeros, crc32(encode(zeros))))
-    executor(connection)("COMMIT")
+    execute("BEGIN IMMEDIATE")
+    execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    execute(f"PRAGMA user_version = {FORMAT}")
+    execute(SCHEMA)
+    execute("INSERT INTO counters VALUES(1, ?, ?, ?, ?, ?, ?)", (*zeros, crc32(encode(zeros))))
+    execute("COMMIT")
 
 
 def _check_whole(path: Path, connection: apsw.Connection) -> None:
@@ -277,8 +285,18 @@ def _check_whole(path: Path, connection: apsw.Connection) -> None:
 
 def damage(connection: apsw.Connection) -> list[str]:
     """Return what SQLite's own check finds wrong with the file."""
-    found = executor(connection)("PRAGMA integrity_check(10)").fetchall()
-    return [] if found == [("ok",)] else [str(row[0]) for row in found]
+    execute = executor(connection)
+    found = execute("PRAGMA integrity_check(10)").fetchall()
+    return [str(text) for (text,) in found if text != "ok"] + damaged_tags(execute)
+
+
+def damaged_tags(execute: Execute) -> list[str]:
+    """Return which rows of the index of tags are not what was written; only looking at all of them can tell."""
+    return [
+        f"the tag {tag!r} of record {place}"
+        for tag, place, crc in execute("SELECT tag, record, crc FROM tags").fetchall()
+        if tag_checksum(tag, place) != crc
+    ]
 
 
 def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:

@@ -129,7 +129,7 @@ def _write(session: Session, place: int, old: Record | None, record: Record, crc
         for tag in before:
             execute("DELETE FROM tags WHERE tag = ? AND record = ?", (tag, place))
         for tag in set(record.tags):
-            execute("INSERT INTO tags(tag, record) VALUES(?, ?)", (tag, place))
+            execute("INSERT INTO tags(tag, record, crc) VALUES(?, ?, ?)", (tag, place, tag_checksum(tag, place)))
 
 
 def delete(session: Session, key: str, now: float) -> bool:

@@ -20,7 +20,7 @@ from tertulia.errors import CorruptRecordError, OutcomeUnknownError
 T = TypeVar("T")
 
 TRIM_EVERY = 64  # revisions; the log is a little longer than it need be, so that not every write trims it
-CHECKPOINT_PAGES = 2_000  # 8 MiB of log before a checkpoint: rare enough to cost nothing, small enough to be read fast
+CHECKPOINT_PAGES = 8_000  # 8 MiB of log before a checkpoint: rare enough to cost nothing, small enough to be read fast
 
 WATCHERS = "w"  # topic of interest: any change
 _COUNTERS = "SELECT revision, sequence, topics, bells, log_bytes, crc FROM counters WHERE id = 1"

@@ -358,8 +358,7 @@ class FileEngine(Engine):
     async def doctor(self) -> list[Finding]:
         self._check_open()
         hub = self._hub
-        pages = hub.session.pages
-        return await self._in_thread(lambda execute: examine(execute, hub.place, hub.durability, pages, hub.instance))
+        return await self._in_thread(lambda execute: examine(execute, hub.place, hub.durability, hub.instance))
 
     async def aclose(self) -> None:
         if self._closed:
