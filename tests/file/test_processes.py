@@ -63,8 +63,8 @@ async def _ask(engine: Engine, message: Send, *, emit: bool) -> Claimed:
         async with asyncio.timeout(PATIENCE):
             if not emit:
                 await engine.send(message)
-            while emit and not await engine.emit(message):
-                await asyncio.sleep(0.01)  # nobody consumes yet
+            while emit and not await engine.emit(message):  # noqa: ASYNC110 - nobody here knows when it begins
+                await asyncio.sleep(0.01)
             return await answer
     finally:
         stop()

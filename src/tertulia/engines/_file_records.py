@@ -12,6 +12,7 @@ from tertulia.engines._file_format import (
     pack_record,
     place_of,
     rows,
+    tag_checksum,
     translated,
     unpack_record,
 )
