@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tertulia.engines._file_format import Execute, encode, read_notes, rows
+from tertulia.engines._file_format import Execute, encode, read_notes, row_checksum, rows
 from tertulia.engines._file_mail import WAITING, WHEN_FULL, Box, body_of, browse, find_box, insert
 from tertulia.engines._file_session import Session
 from tertulia.engines.base import EngineStats, MailboxCounts, MailboxOptions
@@ -15,17 +15,19 @@ EVERYTHING = -1  # SQLite's LIMIT for no limit
 def open_box(session: Session, name: str, options: MailboxOptions) -> bool:
     """Make the mailbox, or give it these options; return whether it was made."""
     settings = (options.max_size, WHEN_FULL.index(options.when_full), options.max_attempts, int(options.ordered))
+    crc = row_checksum(name, *settings)
     box = find_box(session.execute, name)
     if box is None:
         session.execute(
-            "INSERT INTO boxes(name, max_size, when_full, max_attempts, ordered, size) VALUES(?, ?, ?, ?, ?, 0)",
-            (name, *settings),
+            "INSERT INTO boxes(name, max_size, when_full, max_attempts, ordered, crc, size)"
+            " VALUES(?, ?, ?, ?, ?, ?, 0)",
+            (name, *settings, crc),
         )
         return True
     if settings != (box.max_size, box.when_full, box.max_attempts, box.ordered):
         session.execute(
-            "UPDATE boxes SET max_size = ?, when_full = ?, max_attempts = ?, ordered = ? WHERE id = ?",
-            (*settings, box.id),
+            "UPDATE boxes SET max_size = ?, when_full = ?, max_attempts = ?, ordered = ?, crc = ? WHERE id = ?",
+            (*settings, crc, box.id),
         )
         session.claimable(name)
         session.roomier(name)
@@ -69,7 +71,9 @@ def subscribe(session: Session, name: str, pattern: str) -> bool:
     box = _known(session, name)
     if _has(session, box, pattern):
         return False
-    session.execute("INSERT INTO topics(box, pattern) VALUES(?, ?)", (box.id, pattern))
+    session.execute(
+        "INSERT INTO topics(box, pattern, crc) VALUES(?, ?, ?)", (box.id, pattern, row_checksum(box.id, pattern))
+    )
     session.topics += 1
     return True
 

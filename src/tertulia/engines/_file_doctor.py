@@ -11,7 +11,7 @@ import apsw
 from tertulia.engines._file_bell import runtime_directory
 from tertulia.engines._file_format import FAILURES, Execute, unpack_change, unpack_record
 from tertulia.engines._file_mail import COLUMNS, body_of, load
-from tertulia.engines._file_open import Place, damaged_tags, file_system
+from tertulia.engines._file_open import Place, damaged_rows, file_system
 from tertulia.errors import CorruptRecordError
 from tertulia.records import Finding
 
@@ -76,7 +76,7 @@ def _bells(execute: Execute, me: str) -> Finding:
 def _damage(execute: Execute) -> list[Finding]:
     try:
         found = [str(row[0]) for row in execute("PRAGMA integrity_check(10)").fetchall() if row[0] != "ok"]
-        found += damaged_tags(execute) + _damaged(execute)
+        found += damaged_rows(execute) + _damaged(execute)
     except FAILURES as error:
         found = [str(error)]
     if not found:

@@ -43,9 +43,11 @@ CREATE TABLE changes(
 CREATE TABLE boxes(
   id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, max_size INTEGER NOT NULL,
   when_full INTEGER NOT NULL, max_attempts INTEGER NOT NULL, ordered INTEGER NOT NULL,
-  size INTEGER NOT NULL
+  crc INTEGER NOT NULL, size INTEGER NOT NULL
 );
-CREATE TABLE topics(id INTEGER PRIMARY KEY, box INTEGER NOT NULL, pattern TEXT NOT NULL, UNIQUE(box, pattern));
+CREATE TABLE topics(
+  id INTEGER PRIMARY KEY, box INTEGER NOT NULL, pattern TEXT NOT NULL, crc INTEGER NOT NULL, UNIQUE(box, pattern)
+);
 CREATE TABLE messages(
   sequence INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, state INTEGER NOT NULL,
   due REAL NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL, dedupe INTEGER NOT NULL,
@@ -74,6 +76,7 @@ CREATE INDEX letters_instance ON letters(instance, id);
 
 Execute = Callable[..., Any]  # apsw.Cursor.execute; its annotations are unknown in part
 
+NOT_AS_WRITTEN = (msgspec.MsgspecError, TypeError)  # what damage looks like that changes a value's type
 FAILURES = (apsw.Error, UnicodeDecodeError)  # what SQLite and apsw raise; the second is damaged text
 
 encode = msgspec.msgpack.Encoder().encode
@@ -104,24 +107,25 @@ def pack_record(record: Record) -> tuple[int, bytes]:
 
 def unpack_record(key: str | None, crc: int, meta: bytes, body: bytes | None) -> Record:
     """Return a stored record, or raise CorruptRecordError. A body of None was not read, and is left out."""
-    if crc32(meta) != crc:
-        raise CorruptRecordError(key or "?", "its metadata does not match the checksum")
     try:
+        if crc32(meta) != crc:
+            raise CorruptRecordError(key or "?", "its metadata does not match the checksum")
         fields = _read_meta(meta)
-    except msgspec.MsgspecError as error:
+        body_crc = fields[11] if body is None else crc32(body)
+    except NOT_AS_WRITTEN as error:
         raise CorruptRecordError(key or "?", str(error)) from error
     if key is not None and fields[0] != key:
         raise CorruptRecordError(key, "another key's record lies in its place")
     if body is None:
         return Record(fields[0], b"", *fields[1:11])
-    if crc32(body) != fields[11]:
+    if body_crc != fields[11]:
         raise CorruptRecordError(fields[0], "its value does not match the checksum")
     return Record(fields[0], body, *fields[1:11])
 
 
 def tag_checksum(tag: str, place: int) -> int:
     """Return the checksum of a tag's row."""
-    return crc32(tag.encode(), place & 0xFFFFFFFF)
+    return crc32(encode((tag, place)))
 
 
 def pack_mark(key: str, revision: int, at: float) -> tuple[int, bytes]:
@@ -136,11 +140,21 @@ def unpack_change(revision: int, kind: int, crc: int, meta: bytes, body: bytes |
         record = unpack_record(None, crc, meta, body or b"")
         if record.revision == revision:
             return Change(ChangeKind.PUT, record.key, revision, record.updated, record)
-    elif 0 < kind < len(_KINDS) and crc32(meta) == crc:
+    elif kind in (1, 2) and is_intact(meta, crc):
         key, at_revision, at = _read_mark(meta)
         if at_revision == revision:
             return Change(_KINDS[kind], key, revision, at)
     raise CorruptRecordError(f"change {revision}", "it does not match the checksum")
+
+
+def is_intact(content: object, crc: int) -> bool:
+    """Tell whether bytes match their checksum; what damage made no bytes at all does not."""
+    return isinstance(content, bytes) and crc32(content) == crc
+
+
+def row_checksum(*columns: object) -> int:
+    """Return the checksum over a row's columns."""
+    return crc32(encode(columns))
 
 
 _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[EngineError], str], ...] = (

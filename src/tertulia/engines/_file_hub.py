@@ -17,9 +17,9 @@ import apsw
 from tertulia._background import logger
 from tertulia._clock import Alarm, Clock
 from tertulia.engines._file_bell import Bell, Rung, runtime_directory, unpack_emitted
-from tertulia.engines._file_format import FAILURES, crc32, encode, translated
+from tertulia.engines._file_format import FAILURES, Execute, crc32, encode, translated
 from tertulia.engines._file_lock import WriterLock
-from tertulia.engines._file_mail import Box, find_box, is_held_back, unclaim
+from tertulia.engines._file_mail import find_box, is_held_back, look, unclaim
 from tertulia.engines._file_open import WAIT_THERE, Place, connect, lock_beside
 from tertulia.engines._file_records import next_expiry, sweep
 from tertulia.engines._file_session import Effects, Session
@@ -40,6 +40,10 @@ LETTERS_LEFT = 0.2  # seconds after which the rest are removed too
 TRANSIENTS = 1_000  # emitted messages that wait for a mailbox's consumers; more are lost, as they may be
 READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
 RETRY_SWEEP = 0.05  # seconds until the next batch of expired keys, so that others can write meanwhile
+_CONSUMERS = (
+    "SELECT b.instance, b.path FROM bells b WHERE b.instance != ? AND b.path != '' AND b.instance IN"
+    " (SELECT instance FROM listeners WHERE name = ? UNION SELECT instance FROM interests WHERE topic = ?)"
+)
 
 
 class Hub:
@@ -65,7 +69,9 @@ class Hub:
         self.streams: set[WatchStream] = set()
         self.listeners: dict[str, Callable[[Claimed], None]] = {}
         self.transients: dict[str, deque[Claimed]] = {}
+        self.ordered: set[str] = set()  # mailboxes that were, when last looked at
         self.interests: set[str] = set()
+        self._consumers: tuple[int, dict[str, list[tuple[str, str]]]] = (-1, {})
         self.bell: Bell | None = None
         self.setup: asyncio.Future[Any] | None = None
         self._no_bell = False
@@ -210,7 +216,6 @@ class Hub:
     def look_around(self) -> None:
         """See what others have committed, and wake whom it concerns."""
         try:
-            self._data_version = self.execute("PRAGMA data_version").get
             if self.listeners:
                 self._read_letters()
             for stream in list(self.streams):
@@ -219,7 +224,6 @@ class Hub:
             for name, waiting in list(self.senders.items()):
                 if waiting and self.has_room(name):
                     wake_all(waiting)
-            self._set_expiry_alarm()
         except (*FAILURES, EngineError):
             logger.exception("the news of %s could not be read", self.place.path)
 
@@ -252,7 +256,9 @@ class Hub:
             logger.exception("%s could not be read", self.place.path)
             return
         if version != self._data_version:
+            self._data_version = version
             self.look_around()
+            self._set_expiry_alarm()
             self._stay_known()
 
     def _stay_known(self) -> None:
@@ -326,6 +332,16 @@ class Hub:
         """Tell whether somebody here claims from a mailbox, now or from time to time."""
         return f"m:{mailbox}" in self.interests or bool(self.claimants.get(mailbox))
 
+    def consumers_elsewhere(self, execute: Execute, mailbox: str) -> list[tuple[str, str]]:
+        """Return the other instances, with their bells, that listen to a mailbox or claim from it."""
+        bells = execute("SELECT bells FROM counters").get
+        if self._consumers[0] != bells:
+            self._consumers = (bells, {})
+        known = self._consumers[1]
+        if mailbox not in known:
+            known[mailbox] = execute(_CONSUMERS, (self.instance, mailbox, f"m:{mailbox}")).fetchall()
+        return known[mailbox]
+
     # --- time ---
 
     def is_claimable(self, mailbox: str) -> bool:
@@ -334,27 +350,25 @@ class Hub:
         Raises UnknownAgentError.
         """
         try:
-            box = find_box(self.execute, mailbox)
-            if box is None:
-                raise UnknownAgentError(mailbox)
-            return self._is_claimable(box)
+            box, ordered, due, ready = look(self.execute, mailbox)
+            if due is not None:
+                left = due - self.time.now()
+                if left <= 0:
+                    return True
+                self.due_alarm.ring_in(left)
+                if ordered and is_held_back(self.execute, box):
+                    return False
         except FAILURES as error:
             raise translated(error, mailbox) from error
+        if ordered:
+            self.ordered.add(mailbox)
+        else:
+            self.ordered.discard(mailbox)
+        return ready is not None or mailbox in self.transients
 
-    def _is_claimable(self, box: Box) -> bool:
-        execute = self.execute
-        due = execute("SELECT min(due) FROM messages WHERE box = ? AND state > 0", (box.id,)).get
-        now = self.time.now()
-        if due is not None and due <= now:
-            return True
-        if due is not None:
-            self.due_alarm.ring_in(due - now)
-        if box.ordered and is_held_back(execute, box.id):
-            return False
-        if self.transients.get(box.name):
-            return True
-        found = execute("SELECT 1 FROM messages WHERE box = ? AND state = 0 LIMIT 1", (box.id,)).get
-        return found is not None
+    def has_transient(self, mailbox: str) -> bool:
+        """Tell whether there is an emitted message that may be taken without looking into the file."""
+        return mailbox in self.transients and mailbox not in self.ordered
 
     def _on_due(self) -> None:
         """Wake who waits for a mailbox in which something can be claimed, or that is gone."""

@@ -15,7 +15,9 @@ from tertulia.engines._file_format import (
     Execute,
     crc32,
     encode,
+    is_intact,
     read_notes,
+    row_checksum,
     rows,
 )
 from tertulia.engines._file_session import Session
@@ -35,6 +37,15 @@ _BY_ID = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND message_id = ?"  # n
 _DUE = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND state > 0 AND due <= ? ORDER BY sequence"  # noqa: S608
 _ALL = f"SELECT {COLUMNS} FROM messages WHERE box = ? ORDER BY sequence LIMIT ?"  # noqa: S608
 _CHANGE = "UPDATE messages SET state = ?, due = ?, attempt = ?, failures = ?, notes = ?, crc = ? WHERE sequence = ?"
+_TO_SETTLE = (
+    "SELECT m.sequence, m.dedupe, m.body IS NULL, b.id, b.name, b.max_size, b.when_full, b.max_attempts, b.ordered,"
+    " b.crc, b.size FROM boxes b CROSS JOIN messages m ON m.box = b.id AND m.message_id = ? WHERE b.name = ?"
+)
+_LOOK = (
+    "SELECT id, ordered, (SELECT min(due) FROM messages WHERE box = b.id AND state > 0),"
+    " (SELECT sequence FROM messages WHERE box = b.id AND state = 0 ORDER BY sequence LIMIT 1)"
+    " FROM boxes b WHERE name = ?"
+)
 _SENT = Sent(1)
 _DUPLICATE = Sent(0, duplicate=True)
 _TAKEN_BY_NOBODY = Sent(0)
@@ -78,23 +89,43 @@ class Box(Struct, gc=False):
     when_full: int
     max_attempts: int
     ordered: int
+    crc: int
     size: int
 
 
-_BOX = "id, name, max_size, when_full, max_attempts, ordered, size"
+_BOX = "id, name, max_size, when_full, max_attempts, ordered, crc, size"
+_BOX_BY_NAME = f"SELECT {_BOX} FROM boxes WHERE name = ?"  # noqa: S608 - constants
 
 
 def find_box(execute: Execute, name: str) -> Box | None:
     """Return a mailbox."""
-    row = execute(f"SELECT {_BOX} FROM boxes WHERE name = ?", (name,)).get  # noqa: S608 - a constant
-    return None if row is None else Box(*row)
+    row = execute(_BOX_BY_NAME, (name,)).get
+    return None if row is None else checked_box(row)
+
+
+def checked_box(row: tuple[Any, ...]) -> Box:
+    """Return a mailbox, or raise CorruptRecordError that names it."""
+    if row_checksum(*row[1:6]) != row[6] or not isinstance(row[7], int):
+        raise CorruptRecordError(str(row[1]), "the mailbox does not match its checksum")
+    return Box(*row)
+
+
+def look(execute: Execute, name: str) -> tuple[int, int, float | None, int | None]:
+    """Return a mailbox's number, whether it is ordered, when something is due, and its oldest waiting message.
+
+    Raises UnknownAgentError.
+    """
+    found = execute(_LOOK, (name,)).get
+    if found is None:
+        raise UnknownAgentError(name)
+    return found
 
 
 def load(row: tuple[Any, ...]) -> Message:
     """Return a message, or raise CorruptRecordError that names it. A body that lies beside is not looked at."""
     if crc32(encode(row[:_META])) != row[_META]:
         raise CorruptRecordError(str(row[2]), "the message does not match its checksum")
-    if row[12] is not None and crc32(row[12]) != row[10]:
+    if row[12] is not None and not is_intact(row[12], row[10]):
         raise CorruptRecordError(str(row[2]), "the message's body does not match its checksum")
     return Message(*row)
 
@@ -104,7 +135,7 @@ def body_of(execute: Execute, message: Message) -> bytes:
     if message.body is not None:
         return message.body
     body = execute("SELECT body FROM bodies WHERE sequence = ?", (message.sequence,)).get
-    if body is None or crc32(body) != message.body_crc:
+    if body is None or not is_intact(body, message.body_crc):
         raise CorruptRecordError(message.message_id, "the message's body does not match its checksum")
     return body
 
@@ -349,15 +380,10 @@ def unclaim(session: Session, claims: list[Claimed]) -> None:
 
 def settle(session: Session, settle: Settle) -> None:
     """Take a stored message out for good. Raises AlreadySettledError."""
-    box = find_box(session.execute, settle.mailbox)
-    found = None
-    if box is not None:
-        found = session.execute(
-            "SELECT sequence, dedupe, body IS NULL FROM messages WHERE box = ? AND message_id = ?",
-            (box.id, settle.message_id),
-        ).get
-    if box is None or found is None or (settle.sequence and found[0] != settle.sequence):
+    found = session.execute(_TO_SETTLE, (settle.message_id, settle.mailbox)).get
+    if found is None or (settle.sequence and found[0] != settle.sequence):
         raise AlreadySettledError(settle.mailbox, settle.message_id)
+    box = checked_box(found[3:])
     _remove(session, found[0], beside=bool(found[2]))
     session.execute("UPDATE boxes SET size = size - 1 WHERE id = ?", (box.id,))
     if found[1]:

@@ -22,6 +22,7 @@ from tertulia.engines._file_format import (
     crc32,
     encode,
     executor,
+    row_checksum,
     rows,
     tag_checksum,
     translated,
@@ -287,16 +288,25 @@ def damage(connection: apsw.Connection) -> list[str]:
     """Return what SQLite's own check finds wrong with the file."""
     execute = executor(connection)
     found = execute("PRAGMA integrity_check(10)").fetchall()
-    return [str(text) for (text,) in found if text != "ok"] + damaged_tags(execute)
+    return [str(text) for (text,) in found if text != "ok"] + damaged_rows(execute)
 
 
-def damaged_tags(execute: Execute) -> list[str]:
-    """Return which rows of the index of tags are not what was written; only looking at all of them can tell."""
-    return [
+def damaged_rows(execute: Execute) -> list[str]:
+    """Return what else is not as it was written, where only looking at everything can tell."""
+    tags = [
         f"the tag {tag!r} of record {place}"
         for tag, place, crc in execute("SELECT tag, record, crc FROM tags").fetchall()
         if tag_checksum(tag, place) != crc
     ]
+    topics = [
+        f"the topic {pattern!r} of mailbox {box}"
+        for box, pattern, crc in execute("SELECT box, pattern, crc FROM topics").fetchall()
+        if row_checksum(box, pattern) != crc
+    ]
+    boxes = execute(
+        "SELECT name FROM boxes b WHERE size != (SELECT count(*) FROM messages m WHERE m.box = b.id)"
+    ).fetchall()
+    return tags + topics + [f"the size of mailbox {name!r}" for (name,) in boxes]
 
 
 def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:

@@ -208,8 +208,8 @@ class FileEngine(Engine):
             await hub.take_interest(f"m:{mailbox}")
             while True:
                 self._check_open()
-                if hub.is_claimable(mailbox):
-                    if taken := await self._take(mailbox, limit, lease):
+                if hub.has_transient(mailbox) or hub.is_claimable(mailbox):
+                    if taken := await self._take(mailbox, limit, lease, looked=True):
                         return taken
                 elif not await self._wait_in(hub.claimants, mailbox, deadline):
                     return []
@@ -217,10 +217,10 @@ class FileEngine(Engine):
             wake_one(hub.claimants.get(mailbox))
             raise
 
-    async def _take(self, mailbox: str, limit: int, lease: float) -> list[Claimed]:
+    async def _take(self, mailbox: str, limit: int, lease: float, *, looked: bool = False) -> list[Claimed]:
         """Claim what can be claimed now."""
         hub = self._hub
-        if mailbox not in self._busy and not hub.is_claimable(mailbox):
+        if not looked and mailbox not in self._busy and not hub.is_claimable(mailbox):
             return []
         transients = hub.transients.get(mailbox)
         if transients:
@@ -312,7 +312,7 @@ class FileEngine(Engine):
         hub = self._hub
         if hub.claimants.get(mailbox):
             return hub.take_emitted(mailbox, send.message_id, send.body)
-        others = hub.read(_consumers, mailbox, hub.instance)
+        others = hub.read(hub.consumers_elsewhere, mailbox)
         if not others and hub.read(mail.find_box, mailbox) is None:
             if optional:
                 return False
@@ -466,15 +466,6 @@ def _browse(execute: Execute, mailbox: str, limit: int, message_id: str | None, 
             )
         )  # fmt: skip
     return shown
-
-
-def _consumers(execute: Execute, mailbox: str, me: str) -> list[tuple[str, str]]:
-    """Return the other instances, with their bells, that listen to a mailbox or claim from it."""
-    return execute(
-        "SELECT b.instance, b.path FROM bells b WHERE b.instance != ? AND b.path != '' AND b.instance IN"
-        " (SELECT instance FROM listeners WHERE name = ? UNION SELECT instance FROM interests WHERE topic = ?)",
-        (me, mailbox, f"m:{mailbox}"),
-    ).fetchall()
 
 
 def _subscribers(_: Execute, session: Session, topic: str) -> list[mail.Box | None]:
