@@ -328,6 +328,16 @@ class Hub:
         wake_one(self.claimants.get(mailbox))
         return True
 
+    def take_transients(self, mailbox: str, limit: int) -> list[Claimed]:
+        """Take emitted messages out, and let the next consumer know of what is left."""
+        waiting = self.transients[mailbox]
+        taken = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+        if waiting:
+            wake_one(self.claimants.get(mailbox))
+        else:
+            del self.transients[mailbox]
+        return taken
+
     def consumes(self, mailbox: str) -> bool:
         """Tell whether somebody here claims from a mailbox, now or from time to time."""
         return f"m:{mailbox}" in self.interests or bool(self.claimants.get(mailbox))

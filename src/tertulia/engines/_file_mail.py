@@ -301,7 +301,10 @@ def claim(session: Session, name: str, limit: int, lease: float) -> list[Claimed
     due = session.clock.now() + lease
     until = session.clock.in_process(due)
     taken: list[Claimed] = []
-    for row in rows(session.execute(_READY, (box.id, limit)).get):
+    found = rows(session.execute(_READY, (box.id, limit + 1)).get)
+    if len(found) > limit and not box.ordered:
+        session.effects.boxes.append(name)  # there is more for the next consumer here
+    for row in found[:limit]:
         message = load(row)
         change(session, message, LEASED, due, attempt=message.attempt + 1)
         taken.append(

@@ -22,7 +22,7 @@ Work = Callable[[Session], Any]
 Job = tuple[Work, asyncio.Future[Any], Callable[[Any], None] | None]
 
 GROUP = 256  # writes that share one transaction: past that the sync is paid for, and others wait too long
-BRIEF = (0.0, 0.0, 0.0, 0.0002, 0.0005, 0.001)  # seconds between tries: a neighbour's write takes far less
+BRIEF = 0.0003  # seconds of trying before the thread is asked, which takes about as long: ten neighbours' writes
 LOCK_TRIES = 500  # for a checkpoint, one in a millisecond; whoever holds the lock for longer was stopped
 END_LIMIT = 5.0  # seconds that closing waits for the thread
 
@@ -67,8 +67,9 @@ class Writer:
         if not self._syncs and not self._jobs:
             if self._lock.try_acquire():
                 return self._write_here(work)
-            for pause in BRIEF:
-                await asyncio.sleep(pause)
+            until = time.monotonic() + BRIEF
+            while time.monotonic() < until:
+                await asyncio.sleep(0)
                 if self._closed:
                     raise SpaceClosedError
                 if self._lock.try_acquire():

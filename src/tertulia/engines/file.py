@@ -206,12 +206,14 @@ class FileEngine(Engine):
         hub = self._hub
         try:
             await hub.take_interest(f"m:{mailbox}")
+            woken = False
             while True:
                 self._check_open()
-                if hub.has_transient(mailbox) or hub.is_claimable(mailbox):
+                if woken or hub.has_transient(mailbox) or hub.is_claimable(mailbox):
                     if taken := await self._take(mailbox, limit, lease, looked=True):
                         return taken
-                elif not await self._wait_in(hub.claimants, mailbox, deadline):
+                    woken = False
+                elif not (woken := await self._wait_in(hub.claimants, mailbox, deadline)):
                     return []
         except asyncio.CancelledError:
             wake_one(hub.claimants.get(mailbox))
@@ -222,11 +224,8 @@ class FileEngine(Engine):
         hub = self._hub
         if not looked and mailbox not in self._busy and not hub.is_claimable(mailbox):
             return []
-        transients = hub.transients.get(mailbox)
-        if transients:
-            taken = [transients.popleft() for _ in range(min(limit, len(transients)))]
-            if not transients:
-                del hub.transients[mailbox]
+        if mailbox in hub.transients and (hub.has_transient(mailbox) or hub.is_claimable(mailbox)):
+            taken = hub.take_transients(mailbox, limit)
         else:
             taken = await self._write(lambda session: mail.claim(session, mailbox, limit, lease), hub.unclaim)
             if self._closed:
@@ -234,10 +233,8 @@ class FileEngine(Engine):
                 raise SpaceClosedError
         if taken:
             self._busy.add(mailbox)
-            if hub.claimants:
-                if not taken[-1].transient:
-                    hub.due_alarm.ring_in(lease)
-                wake_one(hub.claimants.get(mailbox))
+            if hub.claimants and not taken[-1].transient:
+                hub.due_alarm.ring_in(lease)
         else:
             self._busy.discard(mailbox)
         return taken
