@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-async def _apart(url: str, **options: object) -> tertulia.Space:
+async def _apart(url: str, **options: Any) -> tertulia.Space:
     """Open a space as another process would: sharing nothing but the file."""
     shared = dict(file._SHARED)  # noqa: SLF001 - what another process would not see
     file._SHARED.clear()  # noqa: SLF001
