@@ -114,12 +114,10 @@ class Hub:
 
     def announce(self, effects: Effects) -> None:
         """Wake everybody, here and elsewhere, whom a commit concerns."""
-        if effects.letters and effects.others_sent:
-            self._read_letters()
-        for name, claimed in effects.letters:
-            listener = self.listeners.get(name)
-            if listener is not None:
-                listener(claimed)
+        if effects.reads:
+            self._forget_reads(effects.reads)
+        if effects.letters:
+            self._hand_over(effects.letters, others_sent=effects.others_sent)
         for name in effects.boxes:
             wake_one(self.claimants.get(name))
         for name in effects.room:
@@ -131,6 +129,22 @@ class Hub:
             self.expiry_alarm.ring_in(effects.expires - self.clock.time())
         for instance, path in effects.ring.items():
             self._ring(instance, path)
+
+    def _forget_reads(self, counted: dict[str, int]) -> None:
+        for key, count in counted.items():
+            left = self.reads.get(key, 0) - count
+            if left > 0:
+                self.reads[key] = left
+            else:
+                self.reads.pop(key, None)
+
+    def _hand_over(self, letters: list[tuple[str, Claimed]], *, others_sent: bool) -> None:
+        if others_sent:
+            self._read_letters()
+        for name, claimed in letters:
+            listener = self.listeners.get(name)
+            if listener is not None:
+                listener(claimed)
 
     def _ring(self, instance: str, path: str) -> None:
         self.open_bell()
@@ -418,10 +432,6 @@ class Hub:
         if expires is not None:
             left = expires - self.clock.time()
             self.expiry_alarm.ring_in(left if left > 0 else RETRY_SWEEP)
-
-    def expired(self) -> None:
-        """Somebody met a key whose time is over: remove it, and whatever else is due."""
-        self.expiry_alarm.ring_in(0.0)
 
     # --- the end ---
 

@@ -92,7 +92,7 @@ def put(session: Session, put: Put, now: float) -> Record:
     expires = None if ttl is None else now + ttl
     tags = kept_tags(put.tags, old)
     owner = kept_owner(put.owner, old)
-    reads = session.reads.pop(put.key, 0) if session.reads else 0
+    reads = session.count_reads(put.key) if session.reads else 0
     if old is None:
         record = Record(put.key, put.body, owner, 1, revision, revision, now, now, ttl, expires, tags, reads)
     else:
@@ -147,6 +147,7 @@ def delete(session: Session, key: str, now: float) -> bool:
 
 def _remove(session: Session, place: int, record: Record, kind: int, now: float) -> None:
     session.execute("DELETE FROM records WHERE id = ?", (place,))
+    session.count_reads(record.key)
     for tag in record.tags:
         session.execute("DELETE FROM tags WHERE tag = ? AND record = ?", (tag, place))
     _mark(session, record.key, kind, now)

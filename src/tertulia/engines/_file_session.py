@@ -29,12 +29,13 @@ _COUNTERS = "SELECT revision, sequence, topics, bells, log_bytes, crc FROM count
 class Effects:
     """What others have to learn about a committed transaction."""
 
-    __slots__ = ("boxes", "changed", "expires", "letters", "others_sent", "ring", "room")
+    __slots__ = ("boxes", "changed", "expires", "letters", "others_sent", "reads", "ring", "room")
 
     def __init__(self) -> None:
         self.boxes: list[str] = []  # with something new to claim, once for each message
         self.room: list[str] = []  # with more room, or other options
         self.letters: list[tuple[str, Claimed]] = []  # to listeners of this instance
+        self.reads: dict[str, int] = {}  # of keys, that are now counted in the file
         self.others_sent = False  # so that letters of other instances may come before those
         self.changed = False
         self.expires = inf
@@ -45,7 +46,7 @@ class Effects:
         more = Effects()
         more.boxes, more.room, more.letters = [*self.boxes], [*self.room], [*self.letters]
         more.changed, more.expires, more.ring = self.changed, self.expires, dict(self.ring)
-        more.others_sent = self.others_sent
+        more.others_sent, more.reads = self.others_sent, dict(self.reads)
         return more
 
 
@@ -175,6 +176,13 @@ class Session:
                 return
             self.execute("DELETE FROM changes WHERE revision = ?", (oldest[0],))
             self.log_bytes -= oldest[1]
+
+    def count_reads(self, key: str) -> int:
+        """Return how often a key was read here since its reads were last counted; from this commit on they are."""
+        reads = self.reads.get(key, 0) - self.effects.reads.get(key, 0)
+        if reads > 0:
+            self.effects.reads[key] = self.effects.reads.get(key, 0) + reads
+        return max(reads, 0)
 
     # --- whom to wake ---
 

@@ -106,7 +106,7 @@ class FileEngine(Engine):
         if record is None:
             return None
         if record.expires is not None and record.expires <= self._clock.time():
-            self._hub.expired()
+            await self._write(lambda session: records.find_live(session, key, session.clock.time()))
             return None
         reads = self._reads
         reads[key] = count = reads.get(key, 0) + 1
@@ -125,17 +125,30 @@ class FileEngine(Engine):
         bodies: bool = True,
     ) -> tuple[int, list[Record]]:
         self._check_open()
+        await self._sweep()
         now = self._clock.time()
         few = scan_rows(self._execute, now, prefix, matches, tags, owner, bodies=bodies, few=True)
         if few is not None:
-            return few
+            return self._with_reads(*few)
 
         def all_of_them(execute: Execute) -> tuple[int, list[Record]]:
             found = scan_rows(execute, now, prefix, matches, tags, owner, bodies=bodies, few=False)
             assert found is not None  # noqa: S101 - only with `few`
             return found
 
-        return await self._in_thread(all_of_them)
+        return self._with_reads(*await self._in_thread(all_of_them))
+
+    async def _sweep(self) -> None:
+        """Remove the keys whose time is over: once somebody was told so, no jump of the clock brings them back."""
+        while (expires := self._hub.read(records.next_expiry)) is not None and expires <= self._clock.time():
+            await self._write(records.sweep)
+
+    def _with_reads(self, revision: int, found: list[Record]) -> tuple[int, list[Record]]:
+        """Add the reads that this process has not written down yet."""
+        if self._reads:
+            for record in found:
+                record.access_count += self._reads.get(record.key, 0)
+        return revision, found
 
     async def commit(self, commit: Commit) -> Committed:
         await self._ready()
@@ -349,6 +362,7 @@ class FileEngine(Engine):
 
     async def stats(self) -> EngineStats:
         self._check_open()
+        await self._sweep()
         civil, now = self._clock.time(), self._hub.time.now()
         return await self._in_thread(lambda execute: _at_one_moment(execute, lambda: boxes.stats(execute, civil, now)))
 
