@@ -17,33 +17,28 @@ import apsw
 from tertulia._background import logger
 from tertulia._clock import Alarm, Clock
 from tertulia.engines._file_bell import Bell, Rung, runtime_directory, unpack_emitted
-from tertulia.engines._file_format import FAILURES, Execute, crc32, encode, translated
+from tertulia.engines._file_format import FAILURES, Execute, translated
+from tertulia.engines._file_letters import Letters
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import find_box, is_held_back, look, unclaim
 from tertulia.engines._file_open import WAIT_THERE, Place, connect, lock_beside
+from tertulia.engines._file_presence import CONSUMERS, join, leave, stop_listening
 from tertulia.engines._file_records import next_expiry, sweep
 from tertulia.engines._file_session import Effects, Session
 from tertulia.engines._file_time import FileClock
+from tertulia.engines._file_waiters import Waiters, wake_all, wake_one
 from tertulia.engines._file_watch import WatchStream
 from tertulia.engines._file_writer import Writer
 from tertulia.engines.base import Claimed
 from tertulia.errors import EngineError, UnknownAgentError
 
 T = TypeVar("T")
-Waiters = dict[str, deque[asyncio.Future[bool]]]
 
 POLL = 0.25  # seconds between two looks while somebody waits: how late a lost ring can be
 POLL_ONLY = 0.02  # the same where there are no bells
-LETTERS = 256  # replies read at once
-LETTERS_KEPT = 64  # replies handed over before their rows are removed, so that not each costs a write
-LETTERS_LEFT = 0.2  # seconds after which the rest are removed too
 TRANSIENTS = 1_000  # emitted messages that wait for a mailbox's consumers; more are lost, as they may be
 READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
 RETRY_SWEEP = 0.05  # seconds until the next batch of expired keys, so that others can write meanwhile
-_CONSUMERS = (
-    "SELECT b.instance, b.path FROM bells b WHERE b.instance != ? AND b.path != '' AND b.instance IN"
-    " (SELECT instance FROM listeners WHERE name = ? UNION SELECT instance FROM interests WHERE topic = ?)"
-)
 
 
 class Hub:
@@ -77,8 +72,7 @@ class Hub:
         self._no_bell = False
         self._poll: asyncio.TimerHandle | None = None
         self._data_version = -1
-        self._letter = 0
-        self._letters_kept = 0
+        self.letters = Letters(self.execute, self.instance, self.listeners, self.write_soon)
         self._emitted = 0
         self.due_alarm = Alarm(clock, self._on_due)
         self.expiry_alarm = Alarm(clock, self._on_expiry)
@@ -140,7 +134,7 @@ class Hub:
 
     def _hand_over(self, letters: list[tuple[str, Claimed]], *, others_sent: bool) -> None:
         if others_sent:
-            self._read_letters()
+            self.letters.read()
         for name, claimed in letters:
             listener = self.listeners.get(name)
             if listener is not None:
@@ -231,7 +225,7 @@ class Hub:
         """See what others have committed, and wake whom it concerns."""
         try:
             if self.listeners:
-                self._read_letters()
+                self.letters.read()
             for stream in list(self.streams):
                 stream.wake()
             self._on_due()
@@ -284,46 +278,6 @@ class Hub:
             row, topics, names = self._bell_row(), tuple(self.interests), tuple(self.listeners)
             self.write_soon(lambda session: join(session, row, topics, names))
 
-    # --- letters: messages for listeners, from other processes ---
-
-    def _read_letters(self) -> None:
-        try:
-            self._hand_over_letters()
-        except FAILURES:
-            logger.exception("the replies in %s could not be read", self.place.path)
-
-    def _hand_over_letters(self) -> None:
-        while True:
-            found = self.execute(
-                "SELECT id, name, message_id, sequence, crc, body FROM letters WHERE instance = ? AND id > ?"
-                " ORDER BY id LIMIT ?",
-                (self.instance, self._letter, LETTERS),
-            ).fetchall()
-            for letter, name, message_id, sequence, crc, body in found:
-                self._letter = letter
-                listener = self.listeners.get(name)
-                if crc32(body, crc32(encode((name, message_id, sequence)))) != crc:
-                    logger.error("a message to %s was damaged in the file, and is lost", name)
-                elif listener is not None:
-                    listener(Claimed(name, message_id, body, sequence))
-            if found and not self._letters_kept:
-                self.loop.call_later(LETTERS_LEFT, self._remove_letters)
-            self._letters_kept += len(found)
-            if self._letters_kept >= LETTERS_KEPT:
-                self._remove_letters()
-            if len(found) < LETTERS:
-                return
-
-    def _remove_letters(self) -> None:
-        if self._letters_kept and self.handles:
-            self._letters_kept = 0
-            read = self._letter
-            self.write_soon(
-                lambda session: session.execute(
-                    "DELETE FROM letters WHERE instance = ? AND id <= ?", (self.instance, read)
-                )
-            )
-
     # --- emitted messages ---
 
     def take_emitted(self, mailbox: str, message_id: str, body: bytes) -> bool:
@@ -332,7 +286,7 @@ class Hub:
         claimed = Claimed(mailbox, message_id, body, self._emitted, transient=True)
         listener = self.listeners.get(mailbox)
         if listener is not None:
-            self._read_letters()  # they were here first
+            self.letters.read()  # they were here first
             listener(claimed)
             return True
         waiting = self.transients.setdefault(mailbox, deque())
@@ -363,7 +317,7 @@ class Hub:
             self._consumers = (bells, {})
         known = self._consumers[1]
         if mailbox not in known:
-            known[mailbox] = execute(_CONSUMERS, (self.instance, mailbox, f"m:{mailbox}")).fetchall()
+            known[mailbox] = execute(CONSUMERS, (self.instance, mailbox, f"m:{mailbox}")).fetchall()
         return known[mailbox]
 
     # --- time ---
@@ -439,12 +393,13 @@ class Hub:
         """Leave the file as if this process had never been; the last one out removes SQLite's helper files."""
         self.due_alarm.cancel()
         self.expiry_alarm.cancel()
+        self.letters.close()
         if self._poll is not None:
             self._poll.cancel()
         if self.bell is not None:
             self.loop.remove_reader(self.bell.socket.fileno())
         try:
-            if self.interests or self._letter or self.bell is not None:
+            if self.interests or self.bell is not None:
                 await self.writer.write(lambda session: leave(session, self.instance))
         except EngineError:
             logger.exception("%s could not be left properly", self.place.path)
@@ -458,45 +413,3 @@ class Hub:
         self.forked = True
         for kept in (self.session.connection, self.session, self.writer, self):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
-
-
-# --- work on the tables of who is there ---
-
-
-def join(session: Session, bell: tuple[str, str, int, float], topics: tuple[str, ...], names: tuple[str, ...]) -> None:
-    """Write down an instance's bell, what it is interested in, and what it listens to."""
-    session.execute("INSERT OR REPLACE INTO bells(instance, path, pid, since) VALUES(?, ?, ?, ?)", bell)
-    for topic in topics:
-        session.execute("INSERT OR IGNORE INTO interests(topic, instance) VALUES(?, ?)", (topic, bell[0]))
-    for name in names:
-        session.execute("INSERT OR REPLACE INTO listeners(name, instance) VALUES(?, ?)", (name, bell[0]))
-    session.bells += 1
-
-
-def stop_listening(session: Session, name: str) -> None:
-    """Take a listener's mailbox away, with what is in it."""
-    session.execute("DELETE FROM listeners WHERE name = ? AND instance = ?", (name, session.instance))
-    session.execute("DELETE FROM letters WHERE name = ? AND instance = ?", (name, session.instance))
-    session.bells += 1
-
-
-def leave(session: Session, instance: str) -> None:
-    """Take an instance out, with its private mailboxes."""
-    for table in ("bells", "interests", "listeners", "letters"):
-        session.execute(f"DELETE FROM {table} WHERE instance = ?", (instance,))  # noqa: S608 - names from above
-    session.bells += 1
-
-
-def wake_one(queue: deque[asyncio.Future[bool]] | None) -> None:
-    """Wake the longest-waiting of a queue, if anybody waits."""
-    while queue:
-        waiter = queue.popleft()
-        if not waiter.done():
-            waiter.set_result(True)
-            return
-
-
-def wake_all(queue: deque[asyncio.Future[bool]] | None) -> None:
-    """Let everybody in a queue look again."""
-    while queue:
-        wake_one(queue)

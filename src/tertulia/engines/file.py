@@ -21,6 +21,7 @@ from tertulia._clock import Clock, TimerHandle
 from tertulia.engines import _file_boxes as boxes
 from tertulia.engines import _file_mail as mail
 from tertulia.engines import _file_records as records
+from tertulia.engines import _file_work as work
 from tertulia.engines._file_bell import Rung, pack_emitted
 from tertulia.engines._file_doctor import examine
 from tertulia.engines._file_format import (
@@ -30,14 +31,14 @@ from tertulia.engines._file_format import (
     HISTORY_CHANGES,
     Execute,
     executor,
-    read_notes,
     translated,
 )
-from tertulia.engines._file_hub import READS, Hub, Waiters, wake_all, wake_one
+from tertulia.engines._file_hub import READS, Hub
 from tertulia.engines._file_open import DURABILITIES, open_file, path_of
 from tertulia.engines._file_reads import scan as scan_rows
 from tertulia.engines._file_session import WATCHERS, Session
 from tertulia.engines._file_time import FileClock
+from tertulia.engines._file_waiters import Waiters, wake_all, wake_one
 from tertulia.engines._file_watch import WatchStream
 from tertulia.engines.base import (
     DEFAULT_LEASE,
@@ -56,7 +57,7 @@ from tertulia.engines.base import (
     Settle,
     Stored,
 )
-from tertulia.errors import EngineError, InvalidInputError, LeaseLostError, SpaceClosedError, UnknownAgentError
+from tertulia.errors import EngineError, InvalidInputError, SpaceClosedError, UnknownAgentError
 from tertulia.records import AgentInfo, Finding
 
 T = TypeVar("T")
@@ -76,7 +77,6 @@ CAPABILITIES = Capabilities(
     dedup_count=DEDUP_COUNT,
     history=HISTORY_CHANGES,
 )
-_STATES = ("waiting", "leased", "delayed")
 EMIT_TRIES = 20  # for a consumer whose bell is full of rings: 40 ms in all, then the message is lost, as it may be
 EMIT_PAUSE = 0.002
 
@@ -152,7 +152,7 @@ class FileEngine(Engine):
 
     async def commit(self, commit: Commit) -> Committed:
         await self._ready()
-        return await self._write(lambda session: apply(session, commit))
+        return await self._write(lambda session: work.commit(session, commit))
 
     async def put(self, put: Put) -> Record:
         await self._ready()
@@ -281,11 +281,11 @@ class FileEngine(Engine):
 
     async def extend(self, claimed: Claimed, lease: float) -> None:
         self._check_open()
-        await self._write(lambda session: _extend(session, claimed, lease))
+        await self._write(lambda session: work.extend(session, claimed, lease))
 
     async def release(self, claimed: Claimed, *, delay: float = 0.0, counted: bool = False, note: bytes = b"") -> bool:
         self._check_open()
-        return await self._write(lambda session: _release(session, claimed, delay, note, counted=counted))
+        return await self._write(lambda session: work.release(session, claimed, delay, note, counted=counted))
 
     async def wait_for_room(self, mailbox: str, timeout: float) -> bool:
         self._check_open()
@@ -356,7 +356,7 @@ class FileEngine(Engine):
 
     async def browse(self, mailbox: str, *, limit: int = 100, message_id: str | None = None) -> Sequence[Stored]:
         self._check_open()
-        return self._hub.read(_browse, mailbox, limit, message_id, self._hub.time)
+        return self._hub.read(work.browse, mailbox, limit, message_id, self._hub.time)
 
     # --- the whole ---
 
@@ -387,14 +387,14 @@ class FileEngine(Engine):
             wake_all(queue)  # those of this handle end, those of others wait again
         await _drop_handle(hub)
 
-    async def _in_thread(self, work: Callable[[Execute], T]) -> T:
+    async def _in_thread(self, read: Callable[[Execute], T]) -> T:
         """Read with a connection of its own, in a thread."""
 
         def run() -> T:
             try:
                 connection = self._hub.connect()
                 try:
-                    return work(executor(connection))
+                    return read(executor(connection))
                 finally:
                     connection.close()
             except FAILURES as error:
@@ -416,67 +416,7 @@ class FileEngine(Engine):
             raise EngineError("this process was forked from the one that opened the space; connect anew")
 
 
-# --- work in a transaction ---
-
-
-def apply(session: Session, commit: Commit) -> Committed:
-    """Apply all of a commit; whatever raises undoes it."""
-    now = session.clock.time()
-    for check in commit.checks:
-        records.judge(session, check, now)
-    for settle in commit.settles:
-        mail.settle(session, settle)
-    done = tuple([records.put(session, put, now) for put in commit.puts])
-    deleted = tuple([records.delete(session, delete.key, now) for delete in commit.deletes])
-    sent: tuple[Sent, ...] = ()
-    if commit.sends:
-        sending = mail.Sending(session)
-        sent = tuple([sending.send(send) for send in commit.sends])
-    return Committed(session.revision, done, deleted, sent)
-
-
-def _extend(session: Session, claimed: Claimed, lease: float) -> None:
-    message = mail.leased(session, claimed)
-    if message is None:
-        raise LeaseLostError(claimed.message_id)
-    due = session.clock.now() + lease
-    sooner = due < message.due
-    mail.change(session, message, mail.LEASED, due)
-    if sooner:
-        session.claimable(claimed.mailbox)  # who waits has to look sooner than it meant to
-
-
-def _release(session: Session, claimed: Claimed, delay: float, note: bytes, *, counted: bool) -> bool:
-    message = mail.leased(session, claimed)
-    if message is None:
-        return False
-    state, due = (mail.DELAYED, session.clock.now() + delay) if delay > 0.0 else (mail.WAITING, 0.0)
-    notes = mail.encode((*read_notes(message.notes), note)) if note else None
-    mail.change(session, message, state, due, failures=message.failures + counted, notes=notes)
-    session.claimable(claimed.mailbox)
-    return True
-
-
 # --- reads ---
-
-
-def _browse(execute: Execute, mailbox: str, limit: int, message_id: str | None, clock: FileClock) -> list[Stored]:
-    box = mail.find_box(execute, mailbox)
-    if box is None:
-        return []
-    now = clock.now()
-    shown: list[Stored] = []
-    for message in mail.browse(execute, box.id, limit, message_id):
-        over = message.state != mail.WAITING and message.due <= now
-        failures = message.failures + (over and message.state == mail.LEASED)
-        state = "waiting" if over else _STATES[message.state]
-        shown.append(
-            Stored(
-                mailbox, message.message_id, mail.body_of(execute, message), message.sequence, state,
-                message.attempt, failures, read_notes(message.notes), message.stored_at,
-            )
-        )  # fmt: skip
-    return shown
 
 
 def _subscribers(_: Execute, session: Session, topic: str) -> list[mail.Box | None]:
