@@ -58,11 +58,12 @@ def close_box(session: Session, name: str, heir: str | None, note: bytes) -> int
 
 def _move(session: Session, box: Box, heir: Box, note: bytes) -> None:
     for message in browse(session.execute, box.id, EVERYTHING, None):
-        if browse(session.execute, heir.id, 1, message.message_id):
-            continue
+        message_id = message.message_id
+        if browse(session.execute, heir.id, 1, message_id):
+            message_id = f"{message_id}#{message.sequence}"
         notes = read_notes(message.notes)
         packed = encode((*notes, note) if note else notes)
-        insert(session, heir, message.message_id, body_of(session.execute, message), WAITING, 0.0, 0, packed)
+        insert(session, heir, message_id, body_of(session.execute, message), WAITING, 0.0, 0, packed)
     session.execute("UPDATE boxes SET size = ? WHERE id = ?", (heir.size, heir.id))
 
 

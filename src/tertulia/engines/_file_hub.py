@@ -399,7 +399,7 @@ class Hub:
         if self.bell is not None:
             self.loop.remove_reader(self.bell.socket.fileno())
         try:
-            if self.interests or self.bell is not None:
+            if self.interests or self.bell is not None or self._no_bell:
                 await self.writer.write(lambda session: leave(session, self.instance))
         except EngineError:
             logger.exception("%s could not be left properly", self.place.path)
