@@ -59,7 +59,7 @@ class Harness(Protocol):
 
 
 class SpaceHarness:
-    """The harness of an engine that is opened by a URL: `SpaceHarness("file:/tmp/x/space.db", durability="power")`.
+    """The harness of an engine that is opened by a URL: `SpaceHarness("file:space.db", durability="power")`.
 
     `settle`: seconds of real time to wait after each `advance`, for an engine that works in threads or other
     processes even when its clock is turned by hand. Other options go to `connect`.
