@@ -100,7 +100,7 @@ def connect(url: str | None = None, *, clock: Clock = SYSTEM_CLOCK, **options: A
 
     `url` is `memory:` (this space alone), `memory:NAME` (shared in this process), `file:PATH` or a path alone (shared
     by the processes of this machine); default: $TERTULIA_URL, else `file:.tertulia/space.db`. Other options are the
-    engine's: `durability="power"` makes a file survive power cuts.
+    engine's: with `durability="power"` a file's commits wait for the disk.
 
     Raises InvalidURLError for a URL that no engine answers to, MissingExtraError when its package is not installed.
     """
