@@ -369,16 +369,16 @@ def test_most_promises_are_asked_of_every_engine():
 
 
 def test_a_case_cannot_be_overridden():
-    registry = Registry()
+    fresh = Registry()
 
     async def check(_: conformance.Harness) -> None:
         raise NotImplementedError
 
-    registry.add(check, (), "one", "promise")
+    fresh.add(check, (), "one", "promise")
     with pytest.raises(ValueError, match="cannot be overridden"):
-        registry.add(check, (), "one", "weaker promise")
+        fresh.add(check, (), "one", "weaker promise")
 
-    assert [case.promise for case in registry.all()] == ["promise"]
+    assert [case.promise for case in fresh.all()] == ["promise"]
 
 
 def test_every_case_says_what_it_promises():
