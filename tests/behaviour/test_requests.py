@@ -303,3 +303,24 @@ async def test_a_remote_error_names_the_agent_that_failed_at_the_end_of_a_chain(
         with pytest.raises(RemoteError, match="'back' failed with LookupError: the archive is closed") as caught:
             await soon(front.request("front", "find it"))
     assert (caught.value.agent_id, caught.value.kind) == ("front", "RemoteError")
+
+
+async def test_an_answer_that_pushes_an_older_message_out_of_a_mailbox_is_not_silent_about_it(space: Space) -> None:
+    worker = MessagePassingAgent("worker", space.broker)
+    begun = asyncio.Event()
+
+    @worker.on_message("default")
+    async def echo(message: Message) -> object:
+        begun.set()
+        return message.content
+
+    await space.broker.register_agent("inbox", max_queue_size=1, when_full=WhenFull.DROP_OLDEST)
+    older = await space.broker.send(Message(sender="asker", receiver="inbox", content="older"))
+    async with worker:
+        await space.broker.send(Message(sender="asker", receiver="worker", content="new", reply_to="inbox"))
+        await soon(begun.wait())  # and stopping lets the handler, and its answer, finish
+
+    assert (await space.broker.get_stats()).dropped == 1
+    assert [record.message_id for record in space.broker.message_log() if record.status == "dropped"] == [
+        older.message_id
+    ]

@@ -356,11 +356,7 @@ class MessagePassingAgent:
             sends = (reply_send(outbox, message, self.agent_id, result, headers),)
         if not claimed.transient:
             settle = Settle(claimed.mailbox, claimed.message_id, claimed.sequence)
-            commit = Commit((), (settle,), (), (), sends)
-            try:
-                await outbox.engine.commit(commit)
-            except MailboxFullError:  # a reply to a mailbox, which may let senders wait
-                await outbox.commit(commit)
+            await outbox.commit(Commit((), (settle,), (), (), sends))
         elif sends:
             await outbox.engine.emit(sends[0])
         outbox.counters.acknowledged += 1

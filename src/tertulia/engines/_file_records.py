@@ -17,7 +17,7 @@ from tertulia.engines._file_format import (
     unpack_record,
 )
 from tertulia.engines._file_session import Session
-from tertulia.engines.base import Check, CheckFailed, Put, Record
+from tertulia.engines.base import Check, Put, Record
 from tertulia.errors import CorruptRecordError
 
 SWEEP_BATCH = 500  # keys expired by one transaction: a few milliseconds of holding the writers' lock
@@ -69,17 +69,7 @@ def find_live(session: Session, key: str, now: float) -> tuple[int, Record | Non
 
 def judge(session: Session, check: Check, now: float) -> None:
     """Raise CheckFailed unless the condition holds."""
-    record = find_live(session, check.key, now)[1]
-    if record is None:
-        if not check.absent:
-            raise CheckFailed(check, None)
-    elif (
-        check.absent
-        or (check.revision is not None and check.revision != record.revision)
-        or (check.version is not None and check.version != record.version)
-        or (check.created_revision is not None and check.created_revision != record.created_revision)
-    ):
-        raise CheckFailed(check, record)
+    check.judge(find_live(session, check.key, now)[1])
 
 
 def put(session: Session, put: Put, now: float) -> Record:

@@ -13,8 +13,6 @@ from tertulia.engines._inprocess_mailbox import Mailbox, MailSchedule
 from tertulia.engines._inprocess_watch import ChangeFeed
 from tertulia.engines.base import (
     Change,
-    Check,
-    CheckFailed,
     Claimed,
     Commit,
     Committed,
@@ -58,7 +56,7 @@ class Store:
         )  # fmt: skip
         now = self.clock.time() if checks or puts or deletes else 0.0
         for check in checks:
-            self._judge_check(check, now)
+            check.judge(self.live(check.key, now))
         for settle in settles:
             self._judge_settle(settle)
         if sends and not (len(sends) == 1 and isinstance(sends[0], Send) and sends[0].mailbox in self.listeners):
@@ -90,19 +88,6 @@ class Store:
         if box is None or item is None or (settle.sequence and item.sequence != settle.sequence):
             raise AlreadySettledError(settle.mailbox, settle.message_id)
         return box
-
-    def _judge_check(self, check: Check, now: float) -> None:
-        record = self.live(check.key, now)
-        if record is None:
-            if not check.absent:
-                raise CheckFailed(check, None)
-        elif (
-            check.absent
-            or (check.revision is not None and check.revision != record.revision)
-            or (check.version is not None and check.version != record.version)
-            or (check.created_revision is not None and check.created_revision != record.created_revision)
-        ):
-            raise CheckFailed(check, record)
 
     def _judge_sends(self, sends: tuple[Send | Publish, ...], settles: tuple[Settle, ...]) -> None:
         """Raise when a mailbox is absent, or would be too full once all of the commit is applied."""

@@ -109,6 +109,19 @@ class Check(Struct, frozen=True, gc=False):
     created_revision: int | None = None
     absent: bool = False
 
+    def judge(self, record: Record | None) -> None:
+        """Raise CheckFailed unless the condition holds for the key's live record, None when there is none."""
+        if record is None:
+            if not self.absent:
+                raise CheckFailed(self, None)
+        elif (
+            self.absent
+            or (self.revision is not None and self.revision != record.revision)
+            or (self.version is not None and self.version != record.version)
+            or (self.created_revision is not None and self.created_revision != record.created_revision)
+        ):
+            raise CheckFailed(self, record)
+
 
 class Put(Struct, frozen=True, gc=False):
     """Create or replace a key. `owner`, `ttl` and `tags` may be KEEP: as they were (nothing, for a new key).

@@ -77,11 +77,8 @@ class Delivery:
         """
         if self._claimed.transient:
             return
-        claimed = self._claimed
-        await self._outbox.engine.settle(Settle(claimed.mailbox, claimed.message_id, claimed.sequence))
-        self._ended = True
-        self._outbox.counters.acknowledged += 1
-        self._outbox.note(self.message, "acknowledged")
+        await self._outbox.engine.settle(self.settle)
+        self.mark_ended("acknowledged")
 
     async def release(self, *, delay: float = 0.0, counted: bool = False, reason: str = "") -> bool:
         """Give the message back, to be delivered again after `delay` seconds; return False if it was lost already.

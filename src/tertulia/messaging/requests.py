@@ -17,7 +17,6 @@ from tertulia.errors import (
     DecodeError,
     InvalidInputError,
     LoopError,
-    MailboxFullError,
     MessagingError,
     RemoteError,
     RequestTimeoutError,
@@ -133,11 +132,7 @@ class RequestDesk:
             if not await self._engine.emit(send):
                 raise MessagingError(f"{message.receiver!r} does not take messages now")
         else:
-            try:
-                if dropped := (await self._engine.send(send)).dropped:
-                    outbox.log_dropped(dropped)
-            except MailboxFullError:
-                await outbox.store(send, timeout=until - self._clock.monotonic())
+            await outbox.store(send, timeout=until - self._clock.monotonic())
         outbox.counters.sent += 1
         outbox.note(message, "sent")
         if send.mailbox != message.receiver:
