@@ -1,0 +1,1 @@
+"""Recipes over a space, made of its public operations only; the core never imports them."""
