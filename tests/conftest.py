@@ -1,0 +1,24 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+TRACES_VARIABLE = "TERTULIA_TRACES"
+
+
+@pytest.fixture(scope="session")
+def recorded_traces() -> Path:
+    """The folder of recorded conversations of real agent teams, which is no part of the repository.
+
+    $TERTULIA_TRACES says where it is; otherwise it is `shared/traces` beside the repository. A test that asks for it
+    is skipped, and says so, where it is absent; what the test shows is shown on made-up input by another one too.
+    """
+    named = os.environ.get(TRACES_VARIABLE)
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "traces"
+    if not folder.is_dir():
+        pytest.skip(f"the recorded conversations are not at {folder}; ${TRACES_VARIABLE} can say where they are")
+    return folder
