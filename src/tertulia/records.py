@@ -290,6 +290,24 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     history: tuple[Failure, ...]
 
 
+class QueuedMessage(Struct, frozen=True, kw_only=True):
+    """A message in a mailbox, as `peek` shows it; `state` is "waiting", "leased" (with a consumer) or "delayed"."""
+
+    message: Message
+    state: str
+    failures: int
+    stored_at: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain dict with ISO instants, ready for JSON if the content is."""
+        return {
+            "message": self.message.to_dict(),
+            "state": self.state,
+            "failures": self.failures,
+            "stored_at": self.stored_at.isoformat(),
+        }
+
+
 class MailboxStats(Struct, frozen=True, kw_only=True):
     """One agent's mailbox: `waiting` to be delivered, `pending` with a consumer, `delayed`."""
 

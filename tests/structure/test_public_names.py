@@ -38,6 +38,7 @@ PUBLIC_NAMES: list[str] = [
     "MessagePassingAgent",
     "MessageQueue",
     "MessageRecord",
+    "QueuedMessage",
     "Receipt",
     "Reject",
     "RetryLater",

@@ -203,6 +203,7 @@ class MessageQueue(Proxy[mailbox.MessageQueue]):
     enqueue = blocks(mailbox.MessageQueue.enqueue)
     dequeue = takes(mailbox.MessageQueue.dequeue, Delivery)
     acknowledge = blocks(mailbox.MessageQueue.acknowledge)
+    peek = blocks(mailbox.MessageQueue.peek)
     size = blocks(mailbox.MessageQueue.size)
     get_pending_count = blocks(mailbox.MessageQueue.get_pending_count)
 
@@ -229,6 +230,7 @@ class MessageBroker(Proxy[broker.MessageBroker]):
     acknowledge = blocks(broker.MessageBroker.acknowledge)
     request_response = blocks(broker.MessageBroker.request_response)
     request_stream = iterates(broker.MessageBroker.request_stream)
+    peek = blocks(broker.MessageBroker.peek)
     dead_letters = blocks(broker.MessageBroker.dead_letters)
     redeliver = blocks(broker.MessageBroker.redeliver)
     purge = blocks(broker.MessageBroker.purge)

@@ -12,6 +12,9 @@ from typing import Annotated
 
 import typer
 
+from tertulia.cli import dead_letters, memory, messages
+from tertulia.cli.doctor import doctor
+
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130  # what shells call a command that was stopped by Ctrl-C: 128 + SIGINT
@@ -28,6 +31,7 @@ app = typer.Typer(
     name="tertulia",
     help="The communication layer for multi-agent systems: shared memory, messages, and both at once.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # rich's help takes a tenth of a second to import
     pretty_exceptions_enable=False,  # a traceback that comes through is a fault of ours, and is wanted whole
     add_completion=False,
 )
@@ -98,3 +102,14 @@ def compare(
         )
     )
     raise typer.Exit(code)
+
+
+app.add_typer(memory.app, name="memory")
+app.command()(messages.send)
+app.command()(messages.request)
+app.command()(messages.publish)
+app.command()(messages.listen)
+app.command()(messages.inbox)
+app.command("agents")(messages.list_agents)
+app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(doctor)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tertulia._arguments import check_count, check_seconds
 from tertulia._background import Background
-from tertulia._clock import Clock
+from tertulia._clock import Clock, instant
 from tertulia._names import check_name, check_topic_pattern
 from tertulia._rules.retry import is_given_up
 from tertulia.engines.base import (
@@ -38,12 +38,14 @@ from tertulia.records import (
     MailboxStats,
     Message,
     MessageRecord,
+    QueuedMessage,
     Receipt,
     WhenFull,
 )
 
 MAX_QUEUE_SIZE = 1_000_000  # a mailbox is not a database
 MAX_ATTEMPTS = 1_000
+MAX_PEEK = 10_000  # messages shown at once: all are in memory together
 
 
 class MessageBroker:
@@ -233,6 +235,22 @@ class MessageBroker:
     def delivery(self, claimed: Claimed, message: Message) -> Delivery:
         """Return a claimed message as a delivery."""
         return Delivery(claimed, message, self.outbox)
+
+    async def peek(self, agent_id: str, *, limit: int = 100) -> list[QueuedMessage]:
+        """Show the messages in the agent's mailbox, oldest first, without taking them. Raises UnknownAgentError."""
+        check_count("limit", limit, MAX_PEEK)
+        found = await self._engine.browse(check_name(agent_id), limit=limit)
+        if not found and agent_id not in {info.agent_id for info in await self.agents()}:
+            raise UnknownAgentError(agent_id)
+        return [
+            QueuedMessage(
+                message=dead_letters.legible(agent_id, item),
+                state=item.state,
+                failures=item.failures,
+                stored_at=instant(item.stored_at),
+            )
+            for item in found
+        ]
 
     async def acknowledge(self, agent_id: str, message_id: str) -> None:
         """Take a message out of the agent's mailbox for good. Raises AlreadySettledError when it is not there."""

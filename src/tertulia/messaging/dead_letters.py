@@ -26,7 +26,7 @@ async def redeliver(outbox: Outbox, agent_id: str, message_id: str | None) -> in
     """
     moved = 0
     for item in await _chosen(outbox, agent_id, message_id):
-        original = _message(agent_id, item).id
+        original = legible(agent_id, item).id
         if await outbox.engine.browse(agent_id, message_id=original):
             continue
         commit = Commit(
@@ -47,7 +47,7 @@ async def purge(outbox: Outbox, agent_id: str, message_id: str | None) -> int:
 
 async def _chosen(outbox: Outbox, agent_id: str, message_id: str | None) -> list[Stored]:
     letters = await outbox.engine.browse(DEAD_LETTERS + agent_id, limit=MAX_DEAD_LETTERS)
-    return [item for item in letters if message_id is None or _message(agent_id, item).id == message_id]
+    return [item for item in letters if message_id is None or legible(agent_id, item).id == message_id]
 
 
 async def _try(outbox: Outbox, commit: Commit) -> bool:
@@ -64,7 +64,7 @@ def _dead_letter(agent_id: str, item: Stored) -> DeadLetter:
     last = history[-1] if history else None
     return DeadLetter(
         agent_id=agent_id,
-        message=_message(agent_id, item),
+        message=legible(agent_id, item),
         reason="" if last is None else last.reason,
         error="" if last is None else last.error,
         at=instant(item.stored_at),
@@ -72,8 +72,8 @@ def _dead_letter(agent_id: str, item: Stored) -> DeadLetter:
     )
 
 
-def _message(agent_id: str, item: Stored) -> Message:
-    """Return the message of a dead letter, or of one that cannot be decoded all that can be read of it."""
+def legible(agent_id: str, item: Stored) -> Message:
+    """Return a stored message, or of one that cannot be decoded all that can be read of it."""
     try:
         return message_of(Claimed(agent_id, item.message_id, item.body))
     except DecodeError as error:

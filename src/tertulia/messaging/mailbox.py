@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tertulia.messaging.delivery import Delivery
-from tertulia.records import MailboxStats, Message, Receipt
+from tertulia.records import MailboxStats, Message, QueuedMessage, Receipt
 
 
 class Broker(Protocol):
@@ -21,6 +21,10 @@ class Broker(Protocol):
 
     async def acknowledge(self, agent_id: str, message_id: str) -> None:
         """Take a message out of the agent's mailbox."""
+        ...
+
+    async def peek(self, agent_id: str, *, limit: int = 100) -> list[QueuedMessage]:
+        """Show the agent's messages."""
         ...
 
     async def mailbox_stats(self, agent_id: str) -> MailboxStats:
@@ -49,6 +53,10 @@ class MessageQueue:
     async def acknowledge(self, message_id: str) -> None:
         """Take a message out for good. Raises AlreadySettledError when it is not there."""
         await self._broker.acknowledge(self.agent_id, message_id)
+
+    async def peek(self, *, limit: int = 100) -> list[QueuedMessage]:
+        """Show the messages, oldest first, without taking them; see MessageBroker.peek."""
+        return await self._broker.peek(self.agent_id, limit=limit)
 
     async def size(self) -> int:
         """Return how many messages wait to be delivered, delayed ones included."""

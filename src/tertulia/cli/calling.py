@@ -1,0 +1,61 @@
+"""How a command reaches a space, and how it ends: with an exit code, and what went wrong in one line.
+
+Data goes to standard output, talk to standard error. Exit codes are those of `tertulia.cli.app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, NoReturn
+
+import typer
+
+from tertulia.errors import InvalidInputError, MissingExtraError, TertuliaError
+from tertulia.space import URL_VARIABLE, Space, connect
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "MISUSED", "Agent", "Json", "Limit", "Url", "call", "fail", "talk"]
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", "-u", envvar=URL_VARIABLE, help="The space; default: file:.tertulia/space.db."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; what comes bit by bit, as a line each.")]
+Agent = Annotated[str, typer.Option("--as", metavar="AGENT", help="The agent in whose name this is done.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")]
+
+Work = Callable[[Space], Awaitable[int | None]]
+
+
+def call(command: str, url: str | None, work: Work) -> NoReturn:
+    """Do the work with an open space, and exit: with what it returns, or with the code of its error."""
+    logging.getLogger("tertulia").addHandler(logging.NullHandler())  # what matters of it is said below
+    try:
+        code = asyncio.run(_with_space(url, work))
+    except (InvalidInputError, MissingExtraError) as error:
+        fail(command, str(error), MISUSED)
+    except (TertuliaError, TimeoutError, OSError) as error:
+        fail(command, f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(DONE if code is None else code)
+
+
+async def _with_space(url: str | None, work: Work) -> int | None:
+    async with connect(url) as space:
+        return await work(space)
+
+
+def fail(command: str, problem: str, code: int = FAILED) -> NoReturn:
+    """Say what is wrong, on one line of standard error, and exit."""
+    talk(f"tertulia {command}: {' '.join(problem.split())}")
+    raise typer.Exit(code)
+
+
+def talk(line: str) -> None:
+    """Say something to whoever watches; it is not part of the output."""
+    print(line, file=sys.stderr)  # noqa: T201 - what a command does

@@ -1,0 +1,95 @@
+"""What commands print: values as people write them, and JSON that any other program reads."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from tertulia.errors import InvalidInputError
+
+__all__ = ["print_json", "print_line", "print_table", "read_value", "show_value"]
+
+STANDARD_INPUT = "-"
+
+
+def read_value(text: str, *, as_text: bool = False) -> Any:
+    """Return the value that an argument stands for: JSON if it is JSON, else the text itself; `-` is read from stdin.
+
+    Raises InvalidInputError for input that is no text.
+    """
+    if text == STANDARD_INPUT:
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise InvalidInputError("standard input is not UTF-8 text") from error
+    if as_text:
+        return text
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text.removesuffix("\n")  # which a shell puts behind what it pipes
+
+
+def show_value(value: object) -> str:
+    """Return a value for people: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else _json(value)
+
+
+def print_json(value: object) -> None:
+    """Print a value as one line of JSON, at once."""
+    print_line(_json(value))
+
+
+def print_line(line: str) -> None:
+    """Print a line of data, and let whoever reads it have it at once."""
+    print(line, flush=True)  # noqa: T201 - what a command does
+
+
+def print_table(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in columns as wide as they need to be; nothing is cut."""
+    lines = [tuple(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _json(value: object) -> str:
+    """Return JSON text. Raises InvalidInputError for what JSON has no way to write: NaN and infinities."""
+    try:
+        return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise InvalidInputError(f"the value cannot be written as JSON: {error}") from error
+
+
+def _plain(value: object) -> object:
+    """Return something that JSON knows in place of what it does not."""
+    for kinds, convert in _PLAIN:
+        if isinstance(value, kinds):
+            return convert(value)
+    return repr(value)
+
+
+# The first that fits; each gives something that JSON knows, or that is looked up here again.
+_PLAIN: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (
+    (bytes, lambda value: base64.b64encode(value).decode()),
+    ((datetime, date, time), lambda value: value.isoformat()),
+    ((Decimal, UUID), str),
+    (Enum, lambda value: value.value),
+    (Struct, asdict),
+    (Mapping, dict),
+    (Iterable, list),
+)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
