@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from msgspec.structs import replace
+
 from tertulia._background import logger
 from tertulia._codec import convert, decode_plain
 from tertulia._commits import check_commit_size, conflict
@@ -16,7 +18,7 @@ from tertulia._names import check_key
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Settle
 from tertulia.errors import InvalidInputError, KeyExistsError, KeyNotFoundError, TertuliaError
 from tertulia.messaging.outbox import Outbox
-from tertulia.records import KEEP, DeliveryMode, Keep, Message
+from tertulia.records import KEEP, DeliveryMode, Keep, MemoryEntry, Message
 
 
 class Transaction:
@@ -40,11 +42,13 @@ class Transaction:
         self._read: dict[str, Record | None] = {}
         self._writes: dict[str, Put | Delete] = {}
         self._sends: list[Send | Publish] = []
+        self._stamps: dict[int, str] = {}  # by place in `_sends`: the key whose revision the message names
         self._emits: list[Send | Publish] = []
         self._messages: list[Message] = []
         self._settles: tuple[Settle, ...] = ()
         self._state = "open"
         self._seen_checks: list[Check] = []
+        self._records: tuple[Record, ...] = ()
         self.revision: int | None = None
         self.lost_race = False
 
@@ -132,18 +136,20 @@ class Transaction:
 
     # --- messages ---
 
-    def send(self, message: Message, *, delay: float = 0.0) -> None:
+    def send(self, message: Message, *, delay: float = 0.0, stamp: str | None = None) -> None:
         """Send the message with the commit, to be delivered `delay` seconds after it.
 
-        An AT_MOST_ONCE message goes out after the commit, and may be lost.
+        `stamp` is a key that this transaction has written: the message's content, a dict, then comes to its receiver
+        with the "revision" and "version" that the commit gave the key. An AT_MOST_ONCE message goes out after the
+        commit, may be lost, and takes no stamp.
         """
         self._check_open()
-        self._add(self._outbox.send_of(message, delay), message)
+        self._add(self._outbox.send_of(message, delay), message, stamp)
 
-    def publish(self, topic: str, message: Message, *, delay: float = 0.0) -> None:
+    def publish(self, topic: str, message: Message, *, delay: float = 0.0, stamp: str | None = None) -> None:
         """Publish the message with the commit; see `send`."""
         self._check_open()
-        self._add(self._outbox.publish_of(topic, message, delay), message)
+        self._add(self._outbox.publish_of(topic, message, delay), message, stamp)
 
     # --- the end ---
 
@@ -154,14 +160,11 @@ class Transaction:
         cannot be stored; OutcomeUnknownError when the engine could not learn whether it happened.
         """
         self._check_open()
+        puts = tuple(put for put in self._writes.values() if isinstance(put, Put))
+        sends = self._stamped_sends(puts) if self._stamps else tuple(self._sends)
         self._state = "committing"
-        commit = Commit(
-            tuple(self._checks),
-            self._settles,
-            tuple(put for put in self._writes.values() if isinstance(put, Put)),
-            tuple(delete for delete in self._writes.values() if isinstance(delete, Delete)),
-            tuple(self._sends),
-        )
+        deletes = tuple(delete for delete in self._writes.values() if isinstance(delete, Delete))
+        commit = Commit(tuple(self._checks), self._settles, puts, deletes, sends)
         check_commit_size(self._engine, commit)
         try:
             committed = await self._outbox.commit(commit)
@@ -171,6 +174,7 @@ class Transaction:
         finally:
             self._state = "ended"
         self.revision = committed.revision
+        self._records = committed.records
         self._outbox.log_commit(self._messages)
         for send in self._emits:
             await self._emit(send)
@@ -185,6 +189,13 @@ class Transaction:
     def cancel(self) -> None:
         """Drop everything that was gathered."""
         self._state = "ended"
+
+    def entry(self, key: str) -> MemoryEntry:
+        """Return the entry that the commit made of a key. Raises InvalidInputError unless it wrote the key."""
+        for record in self._records:
+            if record.key == key:
+                return self._memory._entry(record, decode_plain(record.body))
+        raise InvalidInputError(f"this transaction has committed no write of {key!r}")
 
     # --- inside ---
 
@@ -229,10 +240,32 @@ class Transaction:
             )
         self._writes[key] = put
 
-    def _add(self, send: Send | Publish, message: Message) -> None:
+    def _add(self, send: Send | Publish, message: Message, stamp: str | None) -> None:
+        if stamp is not None:
+            self._check_stamp(stamp, message)
         letter = isinstance(send, Send) and send.mailbox != message.receiver  # it goes in circles
         if message.delivery_mode is DeliveryMode.AT_MOST_ONCE and not letter:
             self._emits.append(send)
         else:
+            if stamp is not None:
+                self._stamps[len(self._sends)] = stamp
             self._sends.append(send)
         self._messages.append(message)
+
+    def _check_stamp(self, key: str, message: Message) -> None:
+        if not isinstance(self._writes.get(key), Put):
+            raise InvalidInputError(f"a stamp is a key that this transaction has written, not {key!r}")
+        if not isinstance(message.content, dict):
+            raise InvalidInputError(f"a content that takes a stamp is a dict, not {type(message.content).__name__}")
+        if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+            raise InvalidInputError("an AT_MOST_ONCE message is not part of the commit, so it takes no stamp")
+
+    def _stamped_sends(self, puts: tuple[Put, ...]) -> tuple[Send | Publish, ...]:
+        """Return the sends with the places of the puts that they are about."""
+        places = {put.key: place for place, put in enumerate(puts)}
+        sends = list(self._sends)
+        for number, key in self._stamps.items():
+            if key not in places:
+                raise InvalidInputError(f"a message is about the write of {key!r}, which was deleted afterwards")
+            sends[number] = replace(sends[number], stamp=places[key])
+        return tuple(sends)

@@ -200,6 +200,12 @@ class DeliversAtOnce(Wrapper):
         return await self.engine.commit(replace(commit, sends=sends))
 
 
+class ForgetsStamps(Wrapper):
+    async def commit(self, commit: Commit) -> Committed:
+        sends = tuple(replace(send, stamp=None) for send in commit.sends)
+        return await self.engine.commit(replace(commit, sends=sends))
+
+
 class StoresWhatIsEmitted(Wrapper):
     async def emit(self, send: Send) -> int:
         sent: Sent = await self.engine.send(send)
@@ -227,6 +233,7 @@ BUGS: list[tuple[type[Wrapper], str]] = [
     (AcknowledgesTwice, "deliveries-message_is_settled_once"),
     (DropsSilently, "bounds-oldest_waiting_message_is_dropped"),
     (DeliversAtOnce, "messages-delayed_message_comes_after_its_delay"),
+    (ForgetsStamps, "stamps-stamp_names_what_became_of_a_put"),
     (StoresWhatIsEmitted, "emitting-emitted_message_comes_at_most_once"),
 ]
 

@@ -121,6 +121,7 @@ class Transaction(Entered[transaction.Transaction]):
     publish = runs(transaction.Transaction.publish)
     commit = blocks(transaction.Transaction.commit)
     cancel = runs(transaction.Transaction.cancel)
+    entry = runs(transaction.Transaction.entry)
 
     @property
     def revision(self) -> int | None:

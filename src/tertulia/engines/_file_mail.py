@@ -185,7 +185,7 @@ class Sending:
         if box.size >= box.max_size:
             dropped = self._make_room(box)
         session = self._session
-        notes = encode(send.notes) if isinstance(send, Send) and send.notes else NO_NOTES
+        notes = encode(send.notes) if send.notes else NO_NOTES
         state, due = WAITING, 0.0
         if send.delay > 0.0:
             state, due = DELAYED, session.clock.now() + send.delay

@@ -7,7 +7,7 @@ from tertulia.engines import _file_records as records
 from tertulia.engines._file_format import Execute, encode, read_notes
 from tertulia.engines._file_session import Session
 from tertulia.engines._file_time import FileClock
-from tertulia.engines.base import Claimed, Commit, Committed, Sent, Stored
+from tertulia.engines.base import Claimed, Commit, Committed, Sent, Stored, stamped
 from tertulia.errors import LeaseLostError
 
 STATES = ("waiting", "leased", "delayed")
@@ -25,7 +25,7 @@ def commit(session: Session, edit: Commit) -> Committed:
     sent: tuple[Sent, ...] = ()
     if edit.sends:
         sending = mail.Sending(session)
-        sent = tuple([sending.send(send) for send in edit.sends])
+        sent = tuple([sending.send(send) for send in (stamped(edit.sends, done) if done else edit.sends)])
     return Committed(session.revision, done, deleted, sent)
 
 

@@ -126,8 +126,7 @@ class Mailbox:
             return _DUPLICATE
         schedule = self.schedule
         schedule.sequence = sequence = schedule.sequence + 1
-        notes = send.notes if isinstance(send, Send) else ()
-        item = Item(message_id, send.body, sequence, send.dedupe, notes, schedule.time())
+        item = Item(message_id, send.body, sequence, send.dedupe, send.notes, schedule.time())
         stored = self.stored
         stored[message_id] = item
         if send.delay:

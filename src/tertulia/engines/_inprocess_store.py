@@ -23,6 +23,7 @@ from tertulia.engines.base import (
     Send,
     Sent,
     Settle,
+    stamped,
 )
 from tertulia.errors import AlreadySettledError, UnknownAgentError
 from tertulia.records import ChangeKind
@@ -66,6 +67,8 @@ class Store:
             self.boxes[settle.mailbox].settle(settle.message_id)
         records = tuple([self.put(put, now) for put in puts]) if puts else ()
         deleted = tuple([self._delete(delete.key, now) for delete in deletes]) if deletes else ()
+        if records and sends:
+            sends = stamped(sends, records)
         sent = tuple([self._send(send) for send in sends]) if sends else ()
         return Committed(self.revision, records, deleted, sent)
 

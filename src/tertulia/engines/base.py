@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tertulia.records import AgentInfo, ChangeKind, Finding, Keep, WhenFull
 
@@ -166,7 +167,8 @@ class Send(Struct, frozen=True, gc=False):
     not stored, and that is no error. A send with `dedupe` has its id remembered after settling too, for the
     `dedup_window`, and is itself a duplicate of an id so remembered; a send without it is not. `notes` are carried
     along, as `release` adds them. An absent mailbox raises UnknownAgentError, or, when the send is `optional`, takes
-    nothing.
+    nothing. `stamp` is the place, in the `puts` of the same commit, of a put that the message is about: the first of
+    its notes is then the `stamp_note` of that put's record, since nobody knows a revision before the commit.
     """
 
     mailbox: str
@@ -176,12 +178,13 @@ class Send(Struct, frozen=True, gc=False):
     dedupe: bool = False
     notes: tuple[bytes, ...] = ()
     optional: bool = False
+    stamp: int | None = None
 
 
 class Publish(Struct, frozen=True, gc=False):
     """Store a copy in every mailbox subscribed to a pattern that matches the topic; each at most once.
 
-    Who is subscribed is judged in the commit. No subscriber is no error.
+    Who is subscribed is judged in the commit. No subscriber is no error. The rest is as in a Send.
     """
 
     topic: str
@@ -189,6 +192,26 @@ class Publish(Struct, frozen=True, gc=False):
     body: bytes
     delay: float = 0.0
     dedupe: bool = False
+    notes: tuple[bytes, ...] = ()
+    stamp: int | None = None
+
+
+STAMP = b"stamp:"  # what the note of a stamp starts with; notes of the layer above never do
+
+
+def stamp_note(record: Record) -> bytes:
+    """Return the note that names a put's outcome: `stamp:REVISION:VERSION`."""
+    return STAMP + b"%d:%d" % (record.revision, record.version)
+
+
+def stamped(sends: tuple[Send | Publish, ...], records: Sequence[Record]) -> tuple[Send | Publish, ...]:
+    """Return a commit's sends with the notes that their stamps ask for; `records` are what its puts made."""
+    return tuple(
+        [
+            send if send.stamp is None else replace(send, notes=(stamp_note(records[send.stamp]), *send.notes))
+            for send in sends
+        ]
+    )
 
 
 class Settle(Struct, frozen=True, gc=False):

@@ -75,7 +75,7 @@ def _dead_letter(agent_id: str, item: Stored) -> DeadLetter:
 def legible(agent_id: str, item: Stored) -> Message:
     """Return a stored message, or of one that cannot be decoded all that can be read of it."""
     try:
-        return message_of(Claimed(agent_id, item.message_id, item.body))
+        return message_of(Claimed(agent_id, item.message_id, item.body, notes=item.notes))
     except DecodeError as error:
         message_id = item.message_id.rpartition("#")[0] or item.message_id
         return Message(id=message_id, receiver=agent_id, headers={"undecodable": str(error)})

@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 from tertulia._arguments import check_seconds
 from tertulia._codec import decoder_for, encode_message, is_deep
 from tertulia._rules.retry import is_given_up, retry_delay
-from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, Claimed, Commit, Send, Settle
+from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, STAMP, Claimed, Commit, Send, Settle
 from tertulia.errors import DecodeError, InvalidInputError, Reject, RetryLater
 from tertulia.messaging.outbox import Outbox, encodable
 from tertulia.records import Message, new_id
@@ -286,4 +286,15 @@ def message_of(claimed: Claimed) -> Message:
         force_setattr(message, "receiver", claimed.mailbox)
     if claimed.attempt > 1:
         force_setattr(message, "attempt", claimed.attempt)
+    if claimed.notes:
+        _fill_in_stamp(message, claimed.notes[0])
     return message
+
+
+def _fill_in_stamp(message: Message, note: bytes) -> None:
+    """Complete a content that is about a write of the commit it came with, which no sender could know."""
+    content = message.content
+    if note.startswith(STAMP) and content.__class__ is dict:
+        revision, _, version = note.removeprefix(STAMP).partition(b":")
+        content["revision"] = int(revision)
+        content["version"] = int(version)

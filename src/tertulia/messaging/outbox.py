@@ -16,7 +16,7 @@ from tertulia._clock import Clock, instant, sleep
 from tertulia._codec import decoder_for, encode, encode_message
 from tertulia._names import check_name, check_topic
 from tertulia._rules.hops import MAX_HOPS
-from tertulia.engines.base import DEAD_LETTERS, REPLIES, Commit, Committed, Engine, Publish, Send, Sent
+from tertulia.engines.base import DEAD_LETTERS, REPLIES, STAMP, Commit, Committed, Engine, Publish, Send, Sent
 from tertulia.errors import InvalidInputError, MailboxFullError
 from tertulia.memory import SharedMemory
 from tertulia.messaging.context import path_so_far
@@ -187,7 +187,7 @@ class Outbox:
 
 def failures_of(notes: Iterable[bytes]) -> tuple[Failure, ...]:
     """Return the failures that travelled with a message."""
-    return tuple(_FAILURES.decode(note) for note in notes)
+    return tuple(_FAILURES.decode(note) for note in notes if not note.startswith(STAMP))
 
 
 def check_id(message_id: str) -> str:
