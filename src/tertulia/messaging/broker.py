@@ -315,11 +315,12 @@ class MessageBroker:
 
     async def get_stats(self) -> BrokerStats:
         """Return figures about all mailboxes, and what this handle has done."""
-        mailboxes = await self._all_mailbox_stats()
+        engine = await self._engine.stats()
+        mailboxes = await self._all_mailbox_stats(engine.mailboxes)
         counters = self.outbox.counters
         return BrokerStats(
             registered_agents=len(mailboxes),
-            topics=(await self._engine.stats()).topics,
+            topics=engine.topics,
             queue_sizes={name: stats.waiting + stats.delayed for name, stats in mailboxes.items()},
             mailboxes=mailboxes,
             sent=counters.sent,
@@ -334,13 +335,13 @@ class MessageBroker:
 
     async def mailbox_stats(self, agent_id: str) -> MailboxStats:
         """Return the figures of one mailbox. Raises UnknownAgentError."""
-        stats = (await self._all_mailbox_stats()).get(check_name(agent_id))
+        check_name(agent_id)
+        stats = (await self._all_mailbox_stats((await self._engine.stats()).mailboxes)).get(agent_id)
         if stats is None:
             raise UnknownAgentError(agent_id)
         return stats
 
-    async def _all_mailbox_stats(self) -> dict[str, MailboxStats]:
-        counts = (await self._engine.stats()).mailboxes
+    async def _all_mailbox_stats(self, counts: dict[str, MailboxCounts]) -> dict[str, MailboxStats]:
         none = MailboxCounts(0, 0, 0)
         return {
             info.agent_id: MailboxStats(
