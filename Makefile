@@ -18,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # A stamp whose installation failed must not look finished.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test faults check bench clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,10 @@ demo: $(STAMPS)/runtime ## Compare shared memory and messages on this machine
 
 test: $(STAMPS)/dev ## Run the tests
 	$(BIN)/pytest
+
+# SCALE=0.1 tries a tenth of it. The limit is for one test: the longest takes a quarter of it on two cores.
+faults: $(STAMPS)/dev ## Try to break it for an hour: kills, stops, clock jumps, power loss (SCALE=0.1 for less)
+	TERTULIA_PROFILE=campaign TERTULIA_SCALE=$(or $(SCALE),1) $(BIN)/pytest -v -m campaign --timeout=7200 --durations=20
 
 check: $(STAMPS)/dev ## Check style, formatting, types and the structure of the package
 	$(BIN)/ruff check

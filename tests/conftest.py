@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.figures import Figures, show, told
+from tests.profile import campaign
+
 TRACES_VARIABLE = "TERTULIA_TRACES"
 
 
@@ -22,3 +25,16 @@ def recorded_traces() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the recorded conversations are not at {folder}; ${TRACES_VARIABLE} can say where they are")
     return folder
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Takes what a long test tried and measured, for the table at the end."""
+    return Figures(request.config, request.node.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    values = {test: said for test, said in told(config).items() if said}
+    if values:
+        terminalreporter.section("what was tried, in a campaign" if campaign() else "what was tried")
+        show(values, terminalreporter.line)
