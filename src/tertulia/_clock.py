@@ -54,6 +54,18 @@ class SystemClock:
 SYSTEM_CLOCK = SystemClock()
 
 
+def hold(clock: Clock) -> Callable[[], None]:
+    """Note that work is under way outside the event loop, in a thread; return what notes that it ended.
+
+    A clock that is turned by hand stands still meanwhile; to any other it means nothing.
+    """
+    begin: Callable[[], Callable[[], None]] | None = getattr(clock, "hold", None)
+    return _nothing if begin is None else begin()
+
+
+def _nothing() -> None: ...
+
+
 async def sleep(clock: Clock, delay: float) -> None:
     """Wait for `delay` seconds of `clock`."""
     done = asyncio.get_running_loop().create_future()

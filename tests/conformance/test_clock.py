@@ -1,6 +1,7 @@
 """The manual clock passes time only when told to, and then completely."""
 
 import asyncio
+import time
 from contextvars import ContextVar
 
 import pytest
@@ -191,3 +192,31 @@ async def test_work_that_never_rests_is_an_error_rather_than_a_hang():
     spinning.cancel()
 
     assert turns >= MAX_TURNS - 1
+
+
+async def test_time_waits_for_work_in_a_thread():
+    clock = ManualClock()
+    start = clock.monotonic()
+    done: list[float] = []
+
+    def work() -> None:
+        release = clock.hold()
+        working = asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.05)
+        working.add_done_callback(lambda _: (done.append(clock.monotonic() - start), release()))
+
+    clock.call_later(1.0, work)
+    clock.call_later(2.0, lambda: done.append(2.0))
+    await clock.advance(3.0)
+
+    assert done == [1.0, 2.0]
+
+
+async def test_work_in_a_thread_that_never_ends_is_an_error_rather_than_a_hang(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tertulia.testing.clock.WORK_LIMIT", 0.01)
+    clock = ManualClock()
+    release = clock.hold()
+
+    with pytest.raises(RuntimeError, match="has not ended"):
+        await clock.advance(1.0)
+    release()
+    await clock.advance(1.0)

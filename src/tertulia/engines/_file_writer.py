@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import apsw
 
 from tertulia._background import logger
+from tertulia._clock import hold
 from tertulia.engines._file_format import FAILURES, translated
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_session import CHECKPOINT_PAGES, Effects, Session
@@ -53,6 +54,8 @@ class Writer:
         self._news = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._under_way = 0  # in threads: writes that are not settled yet, and a checkpoint
+        self._release: Callable[[], None] | None = None
         self._checkpoint: asyncio.Future[None] | None = None
         self._next_checkpoint = CHECKPOINT_PAGES
 
@@ -89,6 +92,7 @@ class Writer:
         """Have the work done by the thread."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self._jobs.append((work, future, undo))
+        self._count(1)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tertulia file writer", daemon=True)
             self._thread.start()
@@ -148,7 +152,7 @@ class Writer:
                 lock.release()
         except BaseException as error:  # noqa: BLE001 - it is what everybody who waits gets
             outcomes = [(job, None, error) for job in jobs]
-        self._post(self._settle, outcomes, effects, session.pages)
+        self._post(self._settle, outcomes, effects, session.pages, len(jobs))
 
     def _write_one(self, session: Session, job: Job) -> tuple[Job, Any, BaseException | None]:
         """Do one write of a group, so that its failure is its own."""
@@ -175,7 +179,7 @@ class Writer:
     # --- on the event loop again ---
 
     def _settle(
-        self, outcomes: list[tuple[Job, Any, BaseException | None]], effects: Effects | None, pages: int
+        self, outcomes: list[tuple[Job, Any, BaseException | None]], effects: Effects | None, pages: int, jobs: int
     ) -> None:
         if effects is not None and not self._closed:
             self._on_commit(effects)
@@ -188,12 +192,24 @@ class Writer:
                 future.set_exception(error)
             else:
                 future.set_result(result)
+        self._count(-jobs)
+
+    def _count(self, more: int) -> None:
+        """Count what is under way, and keep a clock that is turned by hand from going on meanwhile."""
+        self._under_way += more
+        if self._under_way and self._release is None:
+            self._release = hold(self._session.clock.clock)
+        elif not self._under_way and self._release is not None:
+            self._release()
+            self._release = None
 
     def _fail_all(self, error: BaseException) -> None:
         self._thread = None
-        for _, future, _ in self._take():
-            if not future.done():
-                future.set_exception(translated(error) if isinstance(error, (*FAILURES, OSError)) else error)
+        while jobs := self._take():
+            for _, future, _ in jobs:
+                if not future.done():
+                    future.set_exception(translated(error) if isinstance(error, (*FAILURES, OSError)) else error)
+            self._count(-len(jobs))
 
     # --- checkpoints ---
 
@@ -205,11 +221,13 @@ class Writer:
             return
         if self._checkpoint is None and not self._closed:
             self._next_checkpoint = pages + CHECKPOINT_PAGES
+            self._count(1)
             self._checkpoint = self._loop.run_in_executor(None, self._check_point)
             self._checkpoint.add_done_callback(self._checkpoint_done)
 
     def _checkpoint_done(self, done: asyncio.Future[None]) -> None:
         self._checkpoint = None
+        self._count(-1)
         if not done.cancelled() and (error := done.exception()) is not None:
             logger.warning("a checkpoint failed, and will be tried again: %s", error)
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tertulia._clock import Clock, TimerHandle
+from tertulia._clock import Clock, TimerHandle, hold
 from tertulia.engines import _file_boxes as boxes
 from tertulia.engines import _file_mail as mail
 from tertulia.engines import _file_records as records
@@ -400,7 +400,11 @@ class FileEngine(Engine):
             except FAILURES as error:
                 raise translated(error) from error
 
-        return await asyncio.get_running_loop().run_in_executor(None, run)
+        release = hold(self._clock)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, run)
+        finally:
+            release()
 
     async def _ready(self) -> None:
         """Check that the handle is open, and wait until others can reach its listeners."""

@@ -139,7 +139,7 @@ class Outbox:
                 if not full.waits or left <= 0:
                     raise
                 agent_id = full.agent_id
-            if woken:  # there was room, but too little or for another: do not ask again at once, and for ever
+            if woken and await self.engine.wait_for_room(agent_id, 0.0):  # there is some, but too little: no spinning
                 await sleep(self.clock, min(ROOM_RETRY, left))
 
     def log_commit(self, messages: Iterable[Message]) -> None:

@@ -13,6 +13,7 @@ MAX_TURNS = 10_000  # of the event loop for one pause: work that needs more neve
 BLIND_TURNS = (
     100  # where the loop does not tell whether it has more to do: any chain of tasks in the library is shorter
 )
+WORK_LIMIT = 30.0  # real seconds for work in threads to end; a commit takes milliseconds, so only a hang meets it
 
 
 class ManualClock:
@@ -29,6 +30,8 @@ class ManualClock:
         self._timers: list[_Timer] = []
         self._made = 0
         self._advancing = False
+        self._held = 0
+        self._freed: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<ManualClock {self._civil:.6f}, {self.pending} timers>"
@@ -56,6 +59,14 @@ class ManualClock:
             asyncio.get_running_loop().call_soon(timer.fire)
         return timer
 
+    def hold(self) -> Callable[[], None]:
+        """Keep time from passing until what this returns is called, once, in the event loop's thread.
+
+        An engine asks for it while it works in a thread: `advance` waits for that, in real time.
+        """
+        self._held += 1
+        return self._release
+
     @property
     def pending(self) -> int:
         """How many timers wait for time to pass."""
@@ -70,11 +81,13 @@ class ManualClock:
         timer that is due within `seconds`, those set meanwhile too, fires at its own time, the earlier one first and
         those of one instant in the order they were set; after each the loop runs until it is at rest again. When
         this returns, exactly `seconds` have passed and the loop is at rest: no task can run on without time, a
-        thread, or something from outside the process. Work in threads, real timers and sockets is not waited for.
+        thread of somebody else's, or something from outside the process. What an engine does in threads is waited for
+        (see `hold`); other threads, real timers and sockets are not.
 
         `advance(0)` lets the loop come to rest. An exception from a timer's callback comes out of here, at the time
         when it was due. Raises ValueError for negative seconds, and RuntimeError when another `advance` of this
-        clock is under way, or when tasks go on by themselves for 10,000 turns of the loop.
+        clock is under way, when tasks go on by themselves for 10,000 turns of the loop, or when work in a thread
+        does not end within 30 real seconds.
 
         Cancellation: time stays where it is by then.
         """
@@ -95,13 +108,28 @@ class ManualClock:
     # --- inside ---
 
     async def _pass_until(self, end: float) -> None:
-        await come_to_rest()
+        await self._rest()
         while (timer := self._next_due(end)) is not None:
             self._move_to(timer.when)
             timer.fire()
-            await come_to_rest()
+            await self._rest()
         self._move_to(end)
+        await self._rest()
+
+    async def _rest(self) -> None:
+        """Let the loop come to rest, and the threads whose work it waits for."""
         await come_to_rest()
+        while self._held:
+            self._freed = asyncio.get_running_loop().create_future()
+            done, _ = await asyncio.wait([self._freed], timeout=WORK_LIMIT)
+            if not done:
+                raise RuntimeError(f"work in a thread has not ended within {WORK_LIMIT:g} s")
+            await come_to_rest()
+
+    def _release(self) -> None:
+        self._held -= 1
+        if not self._held and self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)
 
     def _next_due(self, end: float) -> _Timer | None:
         while self._timers and self._timers[0].when <= end:

@@ -11,7 +11,7 @@ from tertulia.messaging.delivery import DeliveryTransaction
 from tertulia.records import DeliveryMode, Message, WhenFull
 from tertulia.testing.conformance._expect import equal, logged, raises, within, yes
 from tertulia.testing.conformance._registry import MANUAL_CLOCK, case
-from tertulia.testing.conformance._steps import contents, idle, message, on, register, unit
+from tertulia.testing.conformance._steps import contents, idle, message, on, pause, register, unit, until
 from tertulia.testing.conformance.harness import Harness
 
 
@@ -102,18 +102,22 @@ async def _most_at_once(h: Harness, concurrency: int) -> int:
     agent = MessagePassingAgent("ada", space.broker, concurrency=concurrency)
     at_once: list[int] = []
     inside = 0
+    go_on = asyncio.Event()
 
     @agent.on_message("default")
     async def handle(_: Message) -> None:
         nonlocal inside
         inside += 1
         at_once.append(inside)
-        await asyncio.gather(*(asyncio.sleep(0) for _ in range(5)))
+        await go_on.wait()
         inside -= 1
 
     async with agent:
         for number in range(12):
             await agent.send("ada", number)
+        await until(h, lambda: inside >= concurrency)
+        await pause(h)  # one more would begin now
+        go_on.set()
         await idle(h, space)
     equal(len(at_once), 12, "how many messages were handled")
     return max(at_once)
