@@ -10,13 +10,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import growth, memory, requests, streams
+from bench import file_memory, file_messages, file_requests, growth, memory, requests, streams
 from bench.machine import describe_machine
 from bench.report import as_json, print_report
 from bench.rows import Row
 from bench.runner import FULL, QUICK, run_rows
 
-ROWS: tuple[Row, ...] = (*memory.ROWS, *requests.ROWS, *streams.ROWS, *growth.ROWS)
+ROWS: tuple[Row, ...] = (
+    *memory.ROWS,
+    *requests.ROWS,
+    *streams.ROWS,
+    *file_memory.ROWS,
+    *file_messages.ROWS,
+    *file_requests.ROWS,
+    *growth.ROWS,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

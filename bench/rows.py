@@ -49,8 +49,8 @@ class Row:
     """One comparison.
 
     `target` is a ratio in the terms of `direction`; None marks a row that is there for information. `package` is
-    the distribution that the peer comes from, None for Python itself and for ourselves. `measure` sets both sides
-    up and takes them down again.
+    the distribution that the peer comes from, None for Python itself and for ourselves; `program` is what must be
+    installed on the machine besides. `measure` sets both sides up and takes them down again.
     """
 
     name: str
@@ -60,3 +60,4 @@ class Row:
     direction: Direction
     measure: Callable[[Scale], AbstractAsyncContextManager[Pair]]
     package: str | None = None
+    program: str | None = None

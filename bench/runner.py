@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import median, quantiles
 
 from bench.rows import Row, Sampler, Scale
+from bench.servers import program
 
 MIN_ROUNDS = 7  # fewer say little about the spread
 ROW_LIMIT = 900.0  # seconds; the slowest row takes a tenth of it, so only a hang meets it
@@ -60,6 +61,11 @@ class Result:
     failure: str | None = None
 
     @property
+    def where(self) -> str:
+        """What is missing was looked for there."""
+        return "on this machine" if self.missing == self.row.program else "installed"
+
+    @property
     def measured(self) -> bool:
         return bool(self.our_times)
 
@@ -73,7 +79,7 @@ class Result:
     def verdict(self) -> str:
         """Say whether the median reaches the target, and whether the rounds agree about it."""
         if self.missing is not None:
-            return f"not measured: {self.missing} is not installed"
+            return f"not measured: {self.missing} is not {self.where}"
         if self.failure is not None:
             return "failed"
         target = self.row.target
@@ -110,6 +116,8 @@ def run_row(row: Row, settings: Settings) -> Result:
     """Measure one row. One that cannot be measured is a result too, and says why."""
     if row.package is not None and installed(row.package) is None:
         return Result(row=row, missing=row.package)
+    if row.program is not None and program(row.program) is None:
+        return Result(row=row, missing=row.program)
     try:
         return asyncio.run(_measure(row, settings))
     except Exception:  # noqa: BLE001 - the other rows are still worth having; the report and the exit code tell

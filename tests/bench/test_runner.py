@@ -24,12 +24,17 @@ MACHINE = {
     "system": "Linux",
     "python": "CPython",
     "packages": {"peer": None},
+    "programs": {"its-server": "1.2.3"},
     "load": 0.5,
 }
 
 
 def row_of(
-    *, target: float | None = 1.0, direction: Direction = Direction.TIME_AT_MOST, package: str | None = None
+    *,
+    target: float | None = 1.0,
+    direction: Direction = Direction.TIME_AT_MOST,
+    package: str | None = None,
+    program: str | None = None,
 ) -> Row:
     return Row(
         name="made-up",
@@ -39,6 +44,7 @@ def row_of(
         direction=direction,
         measure=slow_peer,
         package=package,
+        program=program,
     )
 
 
@@ -198,6 +204,14 @@ def test_a_missing_peer_is_a_result_that_names_the_package_and_how_to_install_it
     assert "pip install 'tertulia[bench]'" in text
 
 
+def test_a_missing_server_is_a_result_that_says_what_was_skipped():
+    result = run_row(row_of(package="pytest", program="no-such-server"), QUICK)
+    assert result.verdict == "not measured: no-such-server is not on this machine"
+    text = report_of(result)
+    assert "the peer no-such-server is not on this machine, so this was skipped: ours" in text
+    assert "pip install" not in text
+
+
 def test_work_that_was_not_done_is_a_failure_and_no_figure():
     @asynccontextmanager
     async def idle(_: Scale) -> AsyncIterator[Pair]:
@@ -256,18 +270,22 @@ def test_row_names_are_unique_and_rows_with_a_foreign_peer_say_its_package():
     names = [row.name for row in command.ROWS]
     assert len(names) == len(set(names))
     foreign = {row.package for row in command.ROWS} - {None}
-    assert foreign == {"cachetools", "langgraph", "autogen-core"}
+    assert foreign == {"cachetools", "langgraph", "autogen-core", "redis", "diskcache", "nats-py"}
+    assert {row.program for row in command.ROWS if row.package == "redis"} == {"redis-server"}
 
 
-def test_a_quick_run_of_rows_without_foreign_peers_measures_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_quick_run_measures_in_process_between_processes_and_against_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     figures = tmp_path / "figures.json"
-    code = command.main(["--quick", "--only", "request-futures", "stream-*", "--json", str(figures)])
+    names = ["request-futures", "stream-queue", "file-request-datagrams", "file-request-nats", "file-growth-keys-read"]
+    code = command.main(["--quick", "--only", *names, "--json", str(figures)])
     shown = capsys.readouterr()
     assert code == 0
     assert "request-futures" in shown.out
     assert "stream-queue" in shown.err  # the progress
     rows = {row["name"]: row for row in json.loads(figures.read_text(encoding="utf-8"))["rows"]}
-    assert set(rows) == {"request-futures", "stream-queue"}
+    assert set(rows) == set(names)
     for row in rows.values():
         assert row["failure"] is None
         assert len(row["our_seconds"]) == len(row["peer_seconds"]) == QUICK.rounds
