@@ -1,0 +1,1 @@
+"""Advice from measurements: which paradigm, engine and settings fit a requirement, and why."""
