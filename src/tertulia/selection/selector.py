@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from tertulia.selection.constraints import NoEngineFitsError
 from tertulia.selection.profile import Profile, own_profile
 from tertulia.selection.requirement import (
     FLAGS,
-    MAX_AGENTS,
     MAX_PAYLOAD,
     CommunicationRequirement,
     Paradigm,
@@ -167,19 +167,13 @@ class CommunicationSelector:
         for flag in FLAGS:
             if not getattr(requirement, flag):
                 yield from self._difference(replace(requirement, **{flag: True}), best, words.change(flag), words)
-        for axis, largest, show in (
-            ("agents", min(MAX_AGENTS, MAX_MEASURED_AGENTS), lambda value: f"{value:,}"),
-            ("payload", MAX_PAYLOAD, bytes_text),
-        ):
-            for value in _steps(getattr(requirement, axis), 2 if axis == "agents" else 1, largest):
-                changed = list(
-                    self._difference(
-                        replace(requirement, **{axis: value}), best, words.say(axis, value=show(value)), words
-                    )
-                )
-                if changed:
-                    yield from changed
-                    break
+        teams = _steps(requirement.agents, 2, MAX_MEASURED_AGENTS)
+        sizes = _steps(requirement.payload, 1, MAX_PAYLOAD)
+        more = [(replace(requirement, agents=step), words.say("agents", value=f"{step:,}")) for step in teams]
+        larger = [(replace(requirement, payload=step), words.say("payload", value=bytes_text(step))) for step in sizes]
+        for steps in (more, larger):
+            found = (change for changed, text in steps for change in self._difference(changed, best, text, words))
+            yield from islice(found, 1)  # the nearest
         if _delivery_mode(requirement, best.paradigm) is DeliveryMode.AT_LEAST_ONCE:
             yield words.say("if_lossy")
 
