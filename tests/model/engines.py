@@ -1,4 +1,4 @@
-"""The engines that the model tests run on. Add a case to ENGINES, and every test of this folder runs on it too.
+"""The engines that the model tests run on: every test of this folder runs on each engine of tests/engines.py.
 
 Each test opens its spaces through `open_space`, several handles on one space where it needs them, and can put a
 wrapper around the engine that is opened: how clients are made to interleave, and how faults are injected.
@@ -6,8 +6,6 @@ wrapper around the engine that is opened: how clients are made to interleave, an
 
 from __future__ import annotations
 
-import itertools
-import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,10 +18,10 @@ from hypothesis import HealthCheck, settings
 from tertulia import Space, connect
 from tertulia._clock import SYSTEM_CLOCK, Clock
 from tertulia.engines.base import Engine
+from tests import engines
+from tests.profile import campaign, times
 
 Wrap = Callable[[Engine], Engine]
-
-_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,10 @@ class EngineCase:
     fresh_url: Callable[[Path], str]
 
 
-ENGINES = (EngineCase("memory", lambda _directory: f"memory:model-{next(_numbers)}"),)
+ENGINES = tuple(EngineCase(name, fresh_url) for name, fresh_url in engines.ENGINES.items())
 
 on_every_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+in_memory = pytest.mark.parametrize("engine", ENGINES[:1], ids=lambda engine: engine.name)
 
 
 class Place:
@@ -71,15 +70,14 @@ async def open_space(
 
 
 def machine_settings() -> settings:
-    """Return how much a state machine is to try: TERTULIA_PROFILE is "short" (the default) or "campaign".
+    """Return how much a state machine is to try.
 
-    The short one is the same in every run, so that a failure is the change's and not the day's.
+    The short run is the same every time, so that a failure is the change's and not the day's.
     """
-    campaign = {"short": False, "campaign": True}[os.environ.get("TERTULIA_PROFILE", "short")]
     return settings(
-        max_examples=2_000 if campaign else 300,
-        stateful_step_count=100 if campaign else 50,
-        derandomize=not campaign,
+        max_examples=times(300, 2_000),
+        stateful_step_count=times(50, 100),
+        derandomize=not campaign(),
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

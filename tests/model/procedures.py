@@ -338,6 +338,8 @@ async def watch_run(
         async with asyncio.TaskGroup() as group:
             for number in range(WRITERS):
                 group.create_task(run.write(f"w{number}", commits // WRITERS))
+        assert isinstance(space.engine, FaultyEngine)
+        space.engine.rates.clear()  # the end must be seen
         for pattern in PATTERNS:
             await run.put(pattern.replace("*", END), "the end", "w0")
         _, waiting = await asyncio.wait(faithful, timeout=20)

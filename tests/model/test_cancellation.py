@@ -27,14 +27,30 @@ from tertulia import (
     Space,
     WhenFull,
 )
+from tertulia.engines import _file_writer
 from tertulia.errors import AlreadySettledError
 from tertulia.messaging.outbox import ROOM_CHECK
 from tertulia.testing.clock import ManualClock, come_to_rest
+from tests.figures import Figures
 from tests.model.engines import EngineCase, on_every_engine, open_space
 from tests.model.procedures import Interleaved, chance_of
+from tests.profile import times
 
-CANCELLATIONS = 1_000
+CANCELLATIONS = 1_000  # in a round
 LEASE = 30.0
+
+pytestmark = pytest.mark.campaign
+
+
+@pytest.fixture(params=range(times(1, 20)), ids=lambda number: f"round {number}")
+def chance(request: pytest.FixtureRequest, figures: Figures, monkeypatch: pytest.MonkeyPatch) -> random.Random:
+    """Return the chance of one round of a test, and see to it that no work is left to threads.
+
+    A clock that is turned by hand does not wait for threads; that checkpoints disturb nobody is shown elsewhere.
+    """
+    monkeypatch.setattr(_file_writer, "CHECKPOINT_PAGES", 2**40)
+    figures(cancellations=CANCELLATIONS)
+    return chance_of(f"{request.node.originalname} {request.param}")
 
 
 @asynccontextmanager
@@ -67,8 +83,8 @@ async def figures(space: Space, agent: str) -> tuple[int, int, int]:
 
 
 @on_every_engine
-async def test_a_cancelled_receive_holds_no_message(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("receive")
+async def test_a_cancelled_receive_holds_no_message(engine: EngineCase, chance: random.Random):
+    clock = ManualClock()
     async with watched_space(engine, clock) as space:
         await space.broker.register_agent("ana")
         got: Counter[str] = Counter()
@@ -103,8 +119,10 @@ async def pause(chance: random.Random, most: int = 4) -> None:
 
 
 @on_every_engine
-async def test_a_cancelled_settlement_has_happened_or_leaves_the_message_to_be_delivered_again(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("settlement")
+async def test_a_cancelled_settlement_has_happened_or_leaves_the_message_to_be_delivered_again(
+    engine: EngineCase, chance: random.Random
+):
+    clock = ManualClock()
     async with watched_space(engine, clock) as space:
         await space.broker.register_agent("ana", max_attempts=1_000)
         outcomes: Counter[str] = Counter()
@@ -140,8 +158,10 @@ async def settle(delivery: Delivery, way: int) -> None:
 
 
 @on_every_engine
-async def test_cancelled_senders_that_wait_for_room_leave_the_others_their_turn(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("room")
+async def test_cancelled_senders_that_wait_for_room_leave_the_others_their_turn(
+    engine: EngineCase, chance: random.Random
+):
+    clock = ManualClock()
     async with watched_space(engine, clock) as space:
         await space.broker.register_agent("ana", max_queue_size=2, when_full=WhenFull.WAIT)
         confirmed: set[str] = set()
@@ -180,8 +200,8 @@ async def test_cancelled_senders_that_wait_for_room_leave_the_others_their_turn(
 
 
 @on_every_engine
-async def test_room_that_a_cancelled_sender_was_told_of_is_found_by_the_next(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("hint")
+async def test_room_that_a_cancelled_sender_was_told_of_is_found_by_the_next(engine: EngineCase, chance: random.Random):
+    clock = ManualClock()
     async with watched_space(engine, clock) as space:
         await space.broker.register_agent("ana", max_queue_size=1, when_full=WhenFull.WAIT)
         cancelled = 0
@@ -215,8 +235,8 @@ async def take_one(space: Space) -> bool:
 
 
 @on_every_engine
-async def test_a_cancelled_transaction_is_applied_as_a_whole_or_not_at_all(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("transaction")
+async def test_a_cancelled_transaction_is_applied_as_a_whole_or_not_at_all(engine: EngineCase, chance: random.Random):
+    clock = ManualClock()
     async with watched_space(engine, clock) as space:
         await space.broker.register_agent("ana", max_queue_size=CANCELLATIONS)
         applied = 0
@@ -243,8 +263,10 @@ async def commit_both(space: Space, number: int) -> None:
 
 
 @on_every_engine
-async def test_a_watch_whose_reader_is_cancelled_again_and_again_misses_nothing(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("watch")
+async def test_a_watch_whose_reader_is_cancelled_again_and_again_misses_nothing(
+    engine: EngineCase, chance: random.Random
+):
+    clock = ManualClock()
     async with watched_space(engine, clock) as space:
         seen: list[int] = []
         written = cancelled = 0
@@ -269,8 +291,10 @@ async def test_a_watch_whose_reader_is_cancelled_again_and_again_misses_nothing(
 
 
 @on_every_engine
-async def test_cancelled_requests_are_handled_once_and_their_replies_are_for_nobody(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("request")
+async def test_cancelled_requests_are_handled_once_and_their_replies_are_for_nobody(
+    engine: EngineCase, chance: random.Random
+):
+    clock = ManualClock()
     handled: Counter[int] = Counter()
     async with watched_space(engine, clock) as space:
         agent = MessagePassingAgent("ana", space.broker, concurrency=4)
@@ -314,8 +338,10 @@ async def send_all(space: Space, *, max_attempts: int = 5) -> None:
 
 
 @on_every_engine
-async def test_an_agent_stopped_in_the_middle_of_its_work_handles_every_message_once(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("stop")
+async def test_an_agent_stopped_in_the_middle_of_its_work_handles_every_message_once(
+    engine: EngineCase, chance: random.Random
+):
+    clock = ManualClock()
     async with watched_space(engine, clock) as space:
         agent = MessagePassingAgent("ana", space.broker, concurrency=5, max_queue_size=CANCELLATIONS)
 
@@ -363,10 +389,10 @@ async def test_an_agent_goes_on_when_what_its_handler_awaits_is_cancelled(
 
 @on_every_engine
 async def test_of_handlers_that_raise_hang_or_die_each_message_ends_once(
-    engine: EngineCase, caplog: pytest.LogCaptureFixture
+    engine: EngineCase, chance: random.Random, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.CRITICAL, "tertulia")
-    clock, chance = ManualClock(), chance_of("handlers")
+    clock = ManualClock()
     fates: Counter[str] = Counter()
     async with watched_space(engine, clock) as space:
         agent = MessagePassingAgent("ana", space.broker, concurrency=20, max_attempts=3, max_queue_size=CANCELLATIONS)
@@ -417,8 +443,10 @@ async def meet(fate: str) -> None:
 
 
 @on_every_engine
-async def test_of_consumers_that_hang_past_their_lease_only_one_gets_to_settle(engine: EngineCase):
-    clock, chance = ManualClock(), chance_of("leases")
+async def test_of_consumers_that_hang_past_their_lease_only_one_gets_to_settle(
+    engine: EngineCase, chance: random.Random
+):
+    clock = ManualClock()
     async with watched_space(engine, clock) as space:
         await send_all(space, max_attempts=3)
         hanging: list[Delivery] = []

@@ -17,6 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from tertulia import Delivery, DeliveryMode, Message, Receipt, WhenFull
 from tertulia.errors import AlreadySettledError, LeaseLostError, MailboxFullError, UnknownAgentError
 from tertulia.testing.clock import ManualClock, come_to_rest
+from tests.figures import Figures
 from tests.model.engines import EngineCase, Place, Wrap, machine_settings, on_every_engine, open_space
 from tests.model.mailbox_model import Box, Item, MailboxModel, topic_matches
 
@@ -496,10 +497,13 @@ def item_of(message: Message) -> Item:
     )
 
 
-@pytest.mark.timeout(1_800)  # for a failure: making its example small takes minutes
+@pytest.mark.campaign
+@pytest.mark.timeout(3_600)  # for a failure: making its example small takes minutes
 @on_every_engine
-def test_mailboxes_equal_plain_lists_whatever_is_done_to_them(engine: EngineCase):
-    run_machine(type("Machine", (MailboxMachine,), {"engine": engine}), settings=machine_settings())
+def test_mailboxes_equal_plain_lists_whatever_is_done_to_them(engine: EngineCase, figures: Figures):
+    tried = machine_settings()
+    figures(examples=tried.max_examples, steps=tried.max_examples * tried.stateful_step_count)
+    run_machine(type("Machine", (MailboxMachine,), {"engine": engine}), settings=tried)
 
 
 @on_every_engine

@@ -18,6 +18,7 @@ from tertulia.errors import KeyExistsError, KeyNotFoundError, VersionConflictErr
 from tertulia.records import KEEP
 from tertulia.testing.clock import ManualClock, come_to_rest
 from tertulia.watching import MemoryWatch
+from tests.figures import Figures
 from tests.model.engines import EngineCase, Place, Wrap, machine_settings, on_every_engine
 from tests.model.memory_model import Event, Kept, MemoryModel, assert_same
 
@@ -415,8 +416,11 @@ def assert_observed(seen: list[MemoryChange], due: list[Event]) -> None:
             assert (change.entry is None) == (change.kind is not ChangeKind.PUT)
 
 
-@pytest.mark.timeout(1_800)  # for a failure: making its example small takes minutes
+@pytest.mark.campaign
+@pytest.mark.timeout(3_600)  # for a failure: making its example small takes minutes
 @on_every_engine
-def test_memory_equals_a_plain_dict_whatever_is_done_to_it(engine: EngineCase):
+def test_memory_equals_a_plain_dict_whatever_is_done_to_it(engine: EngineCase, figures: Figures):
+    tried = machine_settings()
+    figures(examples=tried.max_examples, steps=tried.max_examples * tried.stateful_step_count)
     machine = type("Machine", (MemoryMachine,), {"engine": engine})
-    run_state_machine_as_test(machine, settings=machine_settings())
+    run_state_machine_as_test(machine, settings=tried)

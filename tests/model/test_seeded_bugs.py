@@ -19,7 +19,7 @@ from tertulia.errors import EngineUnavailableError, OutcomeUnknownError
 from tertulia.testing import linearizability, mailboxes, watches
 from tertulia.testing.clock import ManualClock
 from tertulia.testing.faults import SLOW_CALL, Fault, FaultyEngine
-from tests.model.engines import EngineCase, on_every_engine, open_space
+from tests.model.engines import EngineCase, in_memory, on_every_engine, open_space
 from tests.model.procedures import Doubt, Rates, mailbox_run, memory_history, watch_run
 from tests.model.test_mailbox_machine import MailboxMachine
 from tests.model.test_memory_machine import MemoryMachine
@@ -168,12 +168,12 @@ def run_quickly(machine: type[RuleBasedStateMachine], engine: EngineCase, rates:
     run_state_machine_as_test(type("Machine", (machine,), members), settings=QUICK)
 
 
-@on_every_engine
+@in_memory  # on the others the machines try much more than this
 def test_the_memory_machine_finds_nothing_in_a_sound_engine(engine: EngineCase):
     run_quickly(MemoryMachine, engine, {})
 
 
-@on_every_engine
+@in_memory  # on the others the machines try much more than this
 def test_the_mailbox_machine_finds_nothing_in_a_sound_engine(engine: EngineCase):
     run_quickly(MailboxMachine, engine, {})
 
