@@ -8,6 +8,7 @@ from tertulia.memory import SharedMemory
 from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.delivery import Delivery, DeliveryTransaction
 from tertulia.messaging.mailbox import MessageQueue
+from tertulia.patterns.workspace import BroadcastReceipt, CollaborativeWorkspace
 from tertulia.records import (
     KEEP,
     MISSING,
@@ -40,8 +41,10 @@ __all__ = [
     "MISSING",
     "AccessRecord",
     "AgentInfo",
+    "BroadcastReceipt",
     "BrokerStats",
     "ChangeKind",
+    "CollaborativeWorkspace",
     "DeadLetter",
     "Delivery",
     "DeliveryMode",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tertulia.engines.base import CheckFailed, Commit, Engine
+import msgspec
+
+from tertulia.engines.base import Check, CheckFailed, Commit, Committed, Engine, Put, Record
 from tertulia.errors import (
     ConflictError,
     InvalidInputError,
@@ -41,3 +43,32 @@ def check_commit_size(engine: Engine, commit: Commit) -> None:
     if operations > limit:
         message = f"one commit takes at most {limit:,} operations on this engine, not {operations:,}"
         raise InvalidInputError(message)
+
+
+class GuardFailed(Exception):  # noqa: N818 - a signal between modules, never seen by users
+    """What a GuardedEngine guards has changed; nothing of the commit was done. Look again, and start over."""
+
+
+class GuardedEngine:
+    """The part of an engine that a memory's calls use, with checks of its owner's in every commit."""
+
+    def __init__(self, engine: Engine, checks: tuple[Check, ...]) -> None:
+        self._engine = engine
+        self._checks = checks
+        self.capabilities = engine.capabilities
+        self.scan = engine.scan
+        self.get = engine.get
+
+    async def put(self, put: Put) -> Record:
+        """Commit one put, and return the record."""
+        return (await self.commit(Commit(puts=(put,)))).records[0]
+
+    async def commit(self, commit: Commit) -> Committed:
+        """Commit, unless a guard has failed: that raises GuardFailed."""
+        guarded = msgspec.structs.replace(commit, checks=(*self._checks, *commit.checks))
+        try:
+            return await self._engine.commit(guarded)
+        except CheckFailed as failed:
+            if failed.check in self._checks:
+                raise GuardFailed from None
+            raise

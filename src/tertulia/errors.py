@@ -16,6 +16,10 @@
     │   ├── AlreadySettledError             another attempt of this message committed first
     │   └── LeaseLostError                  the lease ran out and somebody else may hold it
     ├── AccessDeniedError (PermissionError) you may not
+    │   └── NotAMemberError                 the agent is not in the workspace
+    ├── WorkspaceError
+    │   ├── UnknownWorkspaceError (LookupError) nobody has made it, or it was removed
+    │   └── WorkspaceArchivedError          it can be read, but not changed any more
     ├── MessagingError
     │   ├── UnknownAgentError (LookupError) no such mailbox
     │   ├── MailboxFullError                the mailbox's owner chose not to take more
@@ -187,6 +191,35 @@ class AccessDeniedError(TertuliaError, PermissionError):
         self.operation = operation
         self.target = target
         self.why = why
+
+
+class NotAMemberError(AccessDeniedError):
+    """The agent is not in the workspace: it never joined, has left, or its presence ran out."""
+
+
+# --- Workspaces ----------------------------------------------------------------------------------
+
+
+class WorkspaceError(TertuliaError):
+    """The workspace is not open."""
+
+    def __init__(self, workspace_id: str, why: str) -> None:
+        super().__init__(f"workspace {workspace_id!r} {why}")
+        self.workspace_id = workspace_id
+
+
+class UnknownWorkspaceError(WorkspaceError, LookupError):
+    """Nobody has joined a workspace of that name, or it was removed."""
+
+    def __init__(self, workspace_id: str) -> None:
+        super().__init__(workspace_id, "does not exist")
+
+
+class WorkspaceArchivedError(WorkspaceError):
+    """The workspace was archived: it can be read, but not joined or changed any more."""
+
+    def __init__(self, workspace_id: str) -> None:
+        super().__init__(workspace_id, "was archived")
 
 
 # --- Messages ------------------------------------------------------------------------------------

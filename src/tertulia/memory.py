@@ -472,7 +472,7 @@ def _full_key(prefix: str, key: str, agent: str) -> str:
     if not prefix and key.startswith(REGION_KEYS):
         raise AccessDeniedError(agent, "reach", key, "its region is reached by MemoryRegion")
     if prefix and len((prefix + key).encode()) > MAX_KEY_BYTES:
-        raise InvalidKeyError(key, f"with its region it takes more than {MAX_KEY_BYTES} bytes")
+        raise InvalidKeyError(key, f"with the prefix of its place it takes more than {MAX_KEY_BYTES} bytes")
     return prefix + key
 
 

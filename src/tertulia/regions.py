@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, Self, TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from tertulia._arguments import check_seconds
 from tertulia._codec import decoder_for
+from tertulia._commits import GuardedEngine, GuardFailed
 from tertulia._names import REGION_KEYS, RESERVED_KEYS, check_name
-from tertulia.engines.base import Check, CheckFailed, Commit, Committed, Delete, Engine, Put, Record
+from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Engine, Put
 from tertulia.errors import AccessDeniedError, InvalidInputError
 from tertulia.memory import SharedMemory
-from tertulia.records import KEEP, Keep, MemoryAccessMode, MemoryChange, MemoryEntry
-from tertulia.watching import MemoryWatch
+from tertulia.records import KEEP, Keep, MemoryAccessMode, MemoryEntry
+from tertulia.watching import GuardedWatch
 
 T = TypeVar("T")
 
@@ -141,10 +142,10 @@ class MemoryRegion:
         """Make the call on this region's keys; start over when permissions changed under it."""
         while True:
             checks = await self._allowed(agent_id, operation)
-            guarded = _GuardedEngine(self._engine, checks)
+            guarded = GuardedEngine(self._engine, checks)
             try:
                 return await call(self._view(cast("Engine", guarded)))
-            except _PermissionMoved:
+            except GuardFailed:
                 continue
 
     def _view(self, engine: Engine) -> SharedMemory:
@@ -238,7 +239,7 @@ class MemoryRegion:
     def watch(self, pattern: str = "*", *, agent_id: str, after: int | None = None) -> RegionWatch:
         """Return a watch over the region's keys; needs READ, also while it runs: see SharedMemory.watch."""
         view = self._view(self._engine)
-        return RegionWatch(self, agent_id, view.watch(pattern, after=after))
+        return RegionWatch(view.watch(pattern, after=after), lambda: self._allowed(agent_id, "read"))
 
 
 def _check_mode(mode: object) -> None:
@@ -247,58 +248,5 @@ def _check_mode(mode: object) -> None:
         raise InvalidInputError(message)
 
 
-class RegionWatch:
+class RegionWatch(GuardedWatch):
     """A watch that ends with AccessDeniedError as soon as the agent may not read any more."""
-
-    def __init__(self, region: MemoryRegion, agent_id: str, watch: MemoryWatch) -> None:
-        self._region = region
-        self._agent_id = agent_id
-        self._watch = watch
-
-    async def __aenter__(self) -> Self:
-        await self._check()
-        await self._watch.__aenter__()
-        return self
-
-    async def __aexit__(self, *details: object) -> None:
-        await self._watch.__aexit__(*details)
-
-    def __aiter__(self) -> AsyncIterator[MemoryChange]:
-        return self
-
-    async def __anext__(self) -> MemoryChange:
-        change = await self._watch.__anext__()
-        await self._check()
-        return change
-
-    async def _check(self) -> None:
-        await self._region._allowed(self._agent_id, "read")
-
-
-class _PermissionMoved(Exception):  # noqa: N818 - a signal inside this file
-    """Permissions changed between being read and being relied upon; nothing was changed."""
-
-
-class _GuardedEngine:
-    """The part of an engine that a region's calls use, with the permission checked in every commit."""
-
-    def __init__(self, engine: Engine, checks: tuple[Check, ...]) -> None:
-        self._engine = engine
-        self._checks = checks
-        self.capabilities = engine.capabilities
-        self.scan = engine.scan
-
-    async def get(self, key: str) -> Record | None:
-        return await self._engine.get(key)
-
-    async def put(self, put: Put) -> Record:
-        return (await self.commit(Commit(puts=(put,)))).records[0]
-
-    async def commit(self, commit: Commit) -> Committed:
-        guarded = msgspec.structs.replace(commit, checks=(*self._checks, *commit.checks))
-        try:
-            return await self._engine.commit(guarded)
-        except CheckFailed as failed:
-            if failed.check in self._checks:
-                raise _PermissionMoved from None
-            raise

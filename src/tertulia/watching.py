@@ -53,6 +53,30 @@ class MemoryWatch:
                 return seen
 
 
+class GuardedWatch:
+    """A watch that asks, when it is entered and for each change, whether its reader may still read."""
+
+    def __init__(self, watch: MemoryWatch, check: Callable[[], Awaitable[object]]) -> None:
+        self._watch = watch
+        self._check = check
+
+    async def __aenter__(self) -> Self:
+        await self._check()
+        await self._watch.__aenter__()
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self._watch.__aexit__(*details)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> MemoryChange:
+        change = await self._watch.__anext__()
+        await self._check()
+        return change
+
+
 class Subscriptions:
     """The callbacks of one memory, each with a task of its own that calls it."""
 

@@ -16,8 +16,10 @@ ROOT = Path(__file__).parents[2] / "src" / "tertulia"
 PUBLIC_NAMES: list[str] = [
     "AccessRecord",
     "AgentInfo",
+    "BroadcastReceipt",
     "BrokerStats",
     "ChangeKind",
+    "CollaborativeWorkspace",
     "DeadLetter",
     "Delivery",
     "DeliveryMode",

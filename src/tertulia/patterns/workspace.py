@@ -1,0 +1,262 @@
+"""A collaborative workspace: who is there, what they share, and how they decide together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tertulia._arguments import check_count
+from tertulia._commits import GuardedEngine, GuardFailed
+from tertulia._names import check_name, check_topic
+from tertulia.engines.base import Check, CheckFailed, Commit, Send
+from tertulia.errors import ConflictError, InvalidNameError, InvalidTopicError, NotAMemberError
+from tertulia.memory import SharedMemory
+from tertulia.messaging.outbox import ROOM_TIMEOUT
+from tertulia.patterns._workspace_life import MAX_RACES, WorkspaceLife
+from tertulia.patterns.presence import DEFAULT_PRESENCE, Presence
+from tertulia.records import MemoryEntry, Message, new_id
+from tertulia.space import Space
+from tertulia.watching import GuardedWatch
+
+T = TypeVar("T")
+
+MAX_VERSION = 2**63 - 1  # what engines count with
+
+
+class BroadcastReceipt(Struct, frozen=True, kw_only=True):
+    """To whom a broadcast went, in the order in which they had joined.
+
+    `without_mailbox`: participants that got nothing since they have none. `dropped`: (agent, message id) of what had
+    to go because an owner chose DROP_OLDEST.
+    """
+
+    message_id: str
+    delivered: tuple[str, ...]
+    without_mailbox: tuple[str, ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
+
+
+class WorkspaceWatch(GuardedWatch):
+    """A watch over shared data that ends with NotAMemberError once its reader is no participant any more."""
+
+
+class CollaborativeWorkspace:
+    """A place in a space where agents work on something together: `CollaborativeWorkspace("report", space)`.
+
+    Its state is in the space: any number of handles and processes may use the same workspace at once, each through an
+    object of its own. The first who joins makes it. Its shared data is reached through the workspace only, and by
+    its participants only: the agents that are there now. Join in the process of the agent: it is there as long as that
+    process and its handle of the space live, and for at most `presence_lease` seconds longer.
+
+    Raises, everywhere: InvalidNameError, InvalidKeyError for bad names; UnknownWorkspaceError when nobody has made
+    the workspace, or it was removed; WorkspaceArchivedError for changes after `archive`; NotAMemberError for what only
+    participants may do; EngineError when the engine fails.
+
+    Cancellation: a cancelled read did nothing. A cancelled change either happened or did not.
+    """
+
+    def __init__(self, workspace_id: str, space: Space, *, presence_lease: float = DEFAULT_PRESENCE) -> None:
+        self.workspace_id = check_name(workspace_id)
+        self.space = space
+        self.topic = _topic_of(workspace_id)
+        self._life = WorkspaceLife(workspace_id, space.engine)
+        self._presence = Presence(space, f"{self._life.prefix}present:", lease=presence_lease, guard=self._while_open)
+        self._data = f"{self._life.prefix}data:"
+
+    # --- members ---
+
+    async def join(self, agent_id: str, *, create: bool = True) -> bool:
+        """Be a participant from now on; return whether the agent was none before.
+
+        The first to join makes the workspace, unless `create` is False: then UnknownWorkspaceError. Joining again is
+        harmless. Nothing is registered: an agent that wants messages needs a mailbox of its own.
+        """
+        check_name(agent_id)
+        for _ in range(MAX_RACES):
+            if create:
+                await self._life.create(agent_id)
+            await self._life.fence()
+            try:
+                return await self._presence.enter(agent_id, puts=(self._life.member_put(agent_id),))
+            except CheckFailed:
+                continue  # it was archived or removed meanwhile: look again
+        raise self._lost()
+
+    async def leave(self, agent_id: str) -> None:
+        """Be a participant no longer, in all processes that joined as this agent.
+
+        Raises NotAMemberError when the agent was not there, so also for leaving twice.
+        """
+        check_name(agent_id)
+        await self._life.is_archived()
+        if not await self._presence.leave(agent_id):
+            raise self._not_here(agent_id, "leave")
+
+    async def participants(self) -> list[str]:
+        """Return the agents that are really there, in the order in which they came; of an archived workspace, none."""
+        return [] if await self._life.is_archived() else await self._presence.there()
+
+    # --- shared data ---
+
+    async def set_shared_data(
+        self, key: str, value: object, *, setter: str, expected_version: int | None = None
+    ) -> MemoryEntry:
+        """Write a value that all participants see; return the entry as stored.
+
+        With `expected_version` only if the key is at that version, 0 meaning that it is not there. Raises
+        VersionConflictError, KeyNotFoundError, KeyExistsError when it is elsewhere.
+        """
+        if expected_version is None:
+            return await self._change(setter, "write", lambda data: data.write(key, value, owner=setter))
+        if expected_version == 0 and expected_version.__class__ is int:
+            return await self._change(setter, "write", lambda data: data.create(key, value, owner=setter))
+        check_count("expected_version", expected_version, MAX_VERSION)
+        return await self._change(
+            setter,
+            "write",
+            lambda data: data.update(key, value, updater=setter, expected_version=expected_version),
+        )
+
+    async def get_shared_data(self, key: str, *, getter: str, default: Any = None, type: Any = None) -> Any:
+        """Return a copy of a shared value, or `default` when the key is absent. See SharedMemory.read.
+
+        Of an archived workspace, all who were ever members may read.
+        """
+        await self._may_read(getter)
+        return await self._view().read(key, reader=getter, default=default, type=type)
+
+    async def get_shared_entry(self, key: str, *, getter: str, type: Any = None) -> MemoryEntry | None:
+        """Return a shared value with its version and the rest, or None when the key is absent."""
+        await self._may_read(getter)
+        return await self._view().read_with_metadata(key, reader=getter, type=type)
+
+    async def list_shared_data(self, pattern: str = "*", *, getter: str) -> list[str]:
+        """Return the keys of the shared data that match the glob, in order."""
+        await self._may_read(getter)
+        return await self._view().list_keys(pattern)
+
+    async def delete_shared_data(self, key: str, *, requester: str, expected_version: int | None = None) -> bool:
+        """Remove a shared value; return whether it was there. Raises VersionConflictError."""
+        return await self._change(
+            requester,
+            "delete",
+            lambda data: data.delete(key, requester=requester, expected_version=expected_version),
+        )
+
+    def watch(self, pattern: str = "*", *, getter: str, after: int | None = None) -> WorkspaceWatch:
+        """Return a watch over the shared data, for a participant, also while it runs; see SharedMemory.watch."""
+        check_name(getter)
+        return WorkspaceWatch(self._view().watch(pattern, after=after), lambda: self._may_read(getter))
+
+    # --- messages ---
+
+    async def broadcast(
+        self, sender: str, content: object, *, headers: dict[str, str] | None = None, timeout: float = ROOM_TIMEOUT
+    ) -> BroadcastReceipt:
+        """Send a message to every other participant that has a mailbox: to all of them or, on an error, to none.
+
+        All get the same message id, and the workspace's topic. `timeout` bounds the wait for room where a
+        mailbox's owner chose WhenFull.WAIT. Raises MailboxFullError when one is full whose owner chose to reject.
+        """
+        check_name(sender)
+        outbox = self.space.broker.outbox
+        message = Message(
+            id=new_id(), sender=sender, content=content, sent=outbox.time(), topic=self.topic, headers=headers
+        )
+        for _ in range(MAX_RACES):
+            guards = await self._guards(sender, "broadcast to")
+            others = [agent for agent in await self._presence.there() if agent != sender]
+            sends = tuple(self._optional(replace(message, receiver=agent)) for agent in others)
+            try:
+                committed = await outbox.commit(Commit(checks=guards, sends=sends), timeout=timeout)
+            except CheckFailed:
+                continue
+            outbox.log_commit([message])
+            sent = dict(zip(others, committed.sent, strict=True))
+            return BroadcastReceipt(
+                message_id=message.id,
+                delivered=tuple(agent for agent, one in sent.items() if one.delivered),
+                without_mailbox=tuple(agent for agent, one in sent.items() if not one.delivered),
+                dropped=tuple(drop for one in committed.sent for drop in one.dropped),
+            )
+        raise self._lost()
+
+    def _optional(self, message: Message) -> Send:
+        send = self.space.broker.outbox.send_of(message)
+        return Send(send.mailbox, send.message_id, send.body, notes=send.notes, optional=True)
+
+    # --- the end ---
+
+    async def archive(self, requester: str) -> bool:
+        """Let nothing change any more; return whether it was open. All who were ever members can still read.
+
+        Anybody who has ever been a member may do this, so that one survivor of a crash can.
+        """
+        await self._check_was_member(requester, "archive")
+        return await self._life.archive(requester)
+
+    async def remove(self, requester: str) -> None:
+        """Remove the workspace with everything in it, archived or not. Whoever joins next makes a new one.
+
+        Anybody who has ever been a member may do this. When the process dies half-way nothing of the workspace can be
+        reached any more, and the next who joins or removes completes it.
+        """
+        await self._check_was_member(requester, "remove")
+        await self._life.remove(requester)
+
+    # --- inside ---
+
+    async def _while_open(self) -> tuple[Check, ...]:
+        return (await self._life.fence(),)
+
+    async def _guards(self, agent_id: str, operation: str) -> tuple[Check, ...]:
+        """Return what must still hold when a participant's change is committed."""
+        fence = await self._life.fence()
+        there = await self._presence.check_of(agent_id)
+        if there is None:
+            raise self._not_here(agent_id, operation)
+        return fence, there
+
+    async def _may_read(self, agent_id: str) -> None:
+        if await self._life.is_archived():
+            await self._life.check_was_member(check_name(agent_id), "read")
+        elif not await self._presence.is_there(agent_id):
+            raise self._not_here(agent_id, "read")
+
+    async def _check_was_member(self, agent_id: str, operation: str) -> None:
+        check_name(agent_id)
+        await self._life.is_archived()  # raises where there is no such workspace
+        await self._life.check_was_member(agent_id, operation)
+
+    def _not_here(self, agent_id: str, operation: str) -> NotAMemberError:
+        return NotAMemberError(agent_id, operation, self.workspace_id, "it is not there")
+
+    async def _change(self, agent_id: str, operation: str, call: Callable[[SharedMemory], Awaitable[T]]) -> T:
+        """Make a call on the shared data for a participant; again, if its presence or the workspace has changed."""
+        check_name(agent_id)
+        for _ in range(MAX_RACES):
+            guarded = GuardedEngine(self.space.engine, await self._guards(agent_id, operation))
+            try:
+                return await call(self._view(guarded))
+            except GuardFailed:
+                continue
+        raise self._lost()
+
+    def _view(self, engine: Any = None) -> SharedMemory:
+        space = self.space
+        return SharedMemory(engine or space.engine, space.clock, space.background, prefix=self._data)
+
+    def _lost(self) -> ConflictError:
+        return ConflictError(f"workspace {self.workspace_id!r} changed {MAX_RACES:,} times in a row under this call")
+
+
+def _topic_of(workspace_id: str) -> str:
+    """Return the workspace's topic, with what a topic's level cannot hold written as `%HEX`."""
+    level = "".join(f"%{ord(char):02X}" if char in ".*>%" or char.isspace() else char for char in workspace_id)
+    try:
+        return check_topic(f"workspace.{level}")
+    except InvalidTopicError:
+        raise InvalidNameError(workspace_id, "it is too long for a topic, with its characters escaped") from None
