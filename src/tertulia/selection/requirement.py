@@ -62,9 +62,7 @@ class CommunicationRequirement(Struct, frozen=True, kw_only=True):
     power_safe: bool = False
 
     def __post_init__(self) -> None:
-        use_case: object = self.use_case
-        if not isinstance(use_case, UseCase):
-            raise InvalidInputError(f"use_case must be a UseCase, not {reprlib.repr(use_case)}")
+        _check_use_case(self.use_case)
         check_count("agents", self.agents, MAX_AGENTS)
         if self.agents < 2:  # noqa: PLR2004 - it takes two to communicate
             raise InvalidInputError("a team of one has nobody to communicate with: agents must be 2 or more")
@@ -85,3 +83,8 @@ FLAGS = (
     "durable",
     "power_safe",
 )
+
+
+def _check_use_case(use_case: object) -> None:
+    if not isinstance(use_case, UseCase):
+        raise InvalidInputError(f"use_case must be a UseCase, not {reprlib.repr(use_case)}")
