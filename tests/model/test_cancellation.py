@@ -27,7 +27,6 @@ from tertulia import (
     Space,
     WhenFull,
 )
-from tertulia.engines import _file_writer
 from tertulia.errors import AlreadySettledError
 from tertulia.messaging.outbox import ROOM_CHECK
 from tertulia.testing.clock import ManualClock, come_to_rest
@@ -43,12 +42,8 @@ pytestmark = pytest.mark.campaign
 
 
 @pytest.fixture(params=range(times(1, 20)), ids=lambda number: f"round {number}")
-def chance(request: pytest.FixtureRequest, figures: Figures, monkeypatch: pytest.MonkeyPatch) -> random.Random:
-    """Return the chance of one round of a test, and see to it that no work is left to threads.
-
-    A clock that is turned by hand does not wait for threads; that checkpoints disturb nobody is shown elsewhere.
-    """
-    monkeypatch.setattr(_file_writer, "CHECKPOINT_PAGES", 2**40)
+def chance(request: pytest.FixtureRequest, figures: Figures) -> random.Random:
+    """Return the chance of one round of a test."""
     figures(cancellations=CANCELLATIONS)
     return chance_of(f"{request.node.originalname} {request.param}")
 
@@ -97,7 +92,7 @@ async def test_a_cancelled_receive_holds_no_message(engine: EngineCase, chance: 
             survivor = receivers.pop(chance.randrange(3))
             for receiver in receivers:
                 receiver.cancel()
-            await come_to_rest()
+            await clock.advance(0)
             in_time = [receiver.result() for receiver in receivers if not receiver.cancelled()]
             cancelled += 2 - len(in_time)
             assert survivor.done() != bool(in_time), "the message was held by none, or by two"
@@ -208,7 +203,7 @@ async def test_room_that_a_cancelled_sender_was_told_of_is_found_by_the_next(eng
         for _ in range(CANCELLATIONS // 5):
             await space.broker.send(Message(receiver="ana"))
             first, second = (asyncio.create_task(space.broker.send(Message(receiver="ana"))) for _ in range(2))
-            await come_to_rest()
+            await clock.advance(0)
             await take_one(space)
             await pause(chance, 6)
             first.cancel()
@@ -310,7 +305,7 @@ async def test_cancelled_requests_are_handled_once_and_their_replies_are_for_nob
             for first in range(0, CANCELLATIONS, 50):
                 asked = range(first, first + 50)
                 answers += await asyncio.gather(*[ask(space, number, chance) for number in asked])
-            await come_to_rest()
+            await clock.advance(0)
             assert await figures(space, "ana") == (0, 0, 0)
             assert await space.broker.dead_letters("ana") == []
     answered = {number for number, answer in enumerate(answers) if answer is not None}
@@ -381,7 +376,7 @@ async def test_an_agent_goes_on_when_what_its_handler_awaits_is_cancelled(
 
         for message_id in ("loses a task", "ends well"):
             await space.broker.send(Message(id=message_id, receiver="ana"))
-        await come_to_rest()
+        await clock.advance(0)
         letters = await space.broker.dead_letters("ana")
     assert handled == ["loses a task", "ends well"]
     assert [letter.message.id for letter in letters] == ["loses a task"]
