@@ -104,6 +104,49 @@ def compare(
     raise typer.Exit(code)
 
 
+@app.command()
+def recommend(
+    *,
+    use_case: Annotated[
+        str | None, typer.Option("--use-case", help="state_sharing, request_response, event_streaming, …")
+    ] = None,
+    agents: Annotated[int, typer.Option(help="How many agents there are.")] = 2,
+    payload: Annotated[int, typer.Option(help="Bytes of a usual message or value.")] = 1_000,
+    latency_sensitive: Annotated[bool, typer.Option("--latency-sensitive", help="The slow ones count.")] = False,
+    high_throughput: Annotated[bool, typer.Option("--high-throughput", help="How much gets through counts.")] = False,
+    strong_consistency: Annotated[bool, typer.Option("--strong-consistency", help="No update may be lost.")] = False,
+    fault_tolerant: Annotated[bool, typer.Option("--fault-tolerant", help="Any process may die.")] = False,
+    scalable: Annotated[bool, typer.Option("--scalable", help="The team is going to grow.")] = False,
+    processes: Annotated[bool, typer.Option("--processes", help="Agents are in several processes.")] = False,
+    machines: Annotated[bool, typer.Option("--machines", help="Agents are on several machines.")] = False,
+    durable: Annotated[bool, typer.Option("--durable", help="The state outlives the processes.")] = False,
+    power_safe: Annotated[bool, typer.Option("--power-safe", help="It outlives a power cut, too.")] = False,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Figures to go by; default: your latest.")
+    ] = None,
+    language: Annotated[str, typer.Option("--language", "-l", metavar="en|es", help="Of the reasons.")] = "en",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how agents should communicate, from measured figures. Without --use-case you are asked, at most six times."""
+    from tertulia.cli.recommend import run  # noqa: PLC0415 - heavy; see above
+
+    fields = {
+        "use_case": use_case,
+        "agents": agents,
+        "payload": payload,
+        "latency_sensitive": latency_sensitive,
+        "high_throughput": high_throughput,
+        "strong_consistency": strong_consistency,
+        "fault_tolerant": fault_tolerant,
+        "scalable": scalable,
+        "processes": processes,
+        "machines": machines,
+        "durable": durable,
+        "power_safe": power_safe,
+    }
+    run(fields, profile=profile, language=language, json=json)
+
+
 app.add_typer(memory.app, name="memory")
 app.command()(messages.send)
 app.command()(messages.request)
