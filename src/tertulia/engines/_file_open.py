@@ -163,6 +163,8 @@ def connect(path: str, durability: str, wait: int, lock_path: str) -> apsw.Conne
     connection.set_busy_timeout(wait)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    # Without it the planner looks at the values that are bound, and prepares many a statement anew for each of them.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     for pragma in (
         f"synchronous = {DURABILITIES[durability]}",
         "wal_autocheckpoint = 0",
