@@ -28,7 +28,7 @@ from tertulia.engines._file_session import Effects, Session
 from tertulia.engines._file_time import FileClock
 from tertulia.engines._file_waiters import Waiters, wake_all, wake_one
 from tertulia.engines._file_watch import WatchStream
-from tertulia.engines._file_writer import Writer
+from tertulia.engines._file_writer import END_LIMIT, Writer
 from tertulia.engines.base import Claimed
 from tertulia.errors import EngineError, UnknownAgentError
 
@@ -400,8 +400,9 @@ class Hub:
             self.loop.remove_reader(self.bell.socket.fileno())
         try:
             if self.interests or self.bell is not None or self._no_bell:
-                await self.writer.write(lambda session: leave(session, self.instance))
-        except EngineError:
+                async with asyncio.timeout(END_LIMIT):  # otherwise the next to ring here cleans up
+                    await self.writer.write(lambda session: leave(session, self.instance))
+        except (EngineError, TimeoutError):
             logger.exception("%s could not be left properly", self.place.path)
         await self.writer.aclose()
         if self.bell is not None:

@@ -216,7 +216,7 @@ def _acquire(lock: WriterLock, path: Path) -> None:
     deadline = time.monotonic() + OPEN_LIMIT
     while not lock.try_acquire():
         if time.monotonic() > deadline:
-            raise EngineUnavailableError(f"another process has held the lock on {path} for {OPEN_LIMIT:g} s")
+            raise EngineUnavailableError(f"{path} was busy for {OPEN_LIMIT:g} s: {lock.holder()}")
         time.sleep(0.002)
 
 

@@ -16,14 +16,15 @@ from tertulia._clock import hold
 from tertulia.engines._file_format import FAILURES, translated
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_session import CHECKPOINT_PAGES, Effects, Session
-from tertulia.errors import SpaceClosedError
+from tertulia.errors import EngineUnavailableError, SpaceClosedError
 
 T = TypeVar("T")
 Work = Callable[[Session], Any]
-Job = tuple[Work, asyncio.Future[Any], Callable[[Any], None] | None]
+Job = tuple[Work, asyncio.Future[Any], Callable[[Any], None] | None, float]  # the last: when it was submitted
 
 GROUP = 256  # writes that share one transaction: past that the sync is paid for, and others wait too long
 BRIEF = 0.0003  # seconds of trying before the thread is asked, which takes about as long: ten neighbours' writes
+LOCK_LIMIT = 10.0  # seconds that a write waits for another process; a commit takes milliseconds, unless it was stopped
 LOCK_TRIES = 500  # for a checkpoint, one in a millisecond; whoever holds the lock for longer was stopped
 END_LIMIT = 5.0  # seconds that closing waits for the thread
 
@@ -54,6 +55,8 @@ class Writer:
         self._news = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._waits_since: float | None = None  # for the lock, in the thread
         self._under_way = 0  # in threads: writes that are not settled yet, and a checkpoint
         self._release: Callable[[], None] | None = None
         self._checkpoint: asyncio.Future[None] | None = None
@@ -64,6 +67,7 @@ class Writer:
     async def write(self, work: Callable[[Session], T], undo: Callable[[T], None] | None = None) -> T:
         """Do the work in a transaction; return its result. Nothing happens if it raises.
 
+        Raises EngineUnavailableError when another process keeps the lock for too long, as one that was stopped does.
         Cancelled while it waits, nothing happens; once it is under way it may happen all the same, and then `undo`
         is called with the result.
         """
@@ -91,8 +95,9 @@ class Writer:
     def submit(self, work: Work, undo: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         """Have the work done by the thread."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._jobs.append((work, future, undo))
+        self._jobs.append((work, future, undo, time.monotonic()))
         self._count(1)
+        self._watch_jobs()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tertulia file writer", daemon=True)
             self._thread.start()
@@ -119,9 +124,8 @@ class Writer:
         try:
             while not self._closed:
                 self._news.acquire()
-                jobs = self._take()
-                if jobs:
-                    self._write_group(lock, session, jobs)
+                if self._jobs:
+                    self._write_group(lock, session)
         finally:
             session.connection.close()
             lock.close()
@@ -132,12 +136,17 @@ class Writer:
             jobs.append(self._jobs.popleft())
         return jobs
 
-    def _write_group(self, lock: WriterLock, session: Session, jobs: list[Job]) -> None:
+    def _write_group(self, lock: WriterLock, session: Session) -> None:
+        """Do the writes that wait. They are taken when the lock is had: until then they can be withdrawn."""
+        jobs: list[Job] = []
         outcomes: list[tuple[Job, Any, BaseException | None]] = []
         effects: Effects | None = None
         try:
-            lock.acquire()
+            self._wait_for(lock)
             try:
+                jobs = self._take()
+                if not jobs:
+                    return
                 session.begin()
                 try:
                     outcomes = [self._write_one(session, job) for job in jobs if not job[1].cancelled()]
@@ -151,8 +160,16 @@ class Writer:
             finally:
                 lock.release()
         except BaseException as error:  # noqa: BLE001 - it is what everybody who waits gets
+            jobs = jobs or self._take()
             outcomes = [(job, None, error) for job in jobs]
         self._post(self._settle, outcomes, effects, session.pages, len(jobs))
+
+    def _wait_for(self, lock: WriterLock) -> None:
+        self._waits_since = time.monotonic()
+        try:
+            lock.acquire()
+        finally:
+            self._waits_since = None
 
     def _write_one(self, session: Session, job: Job) -> tuple[Job, Any, BaseException | None]:
         """Do one write of a group, so that its failure is its own."""
@@ -184,7 +201,7 @@ class Writer:
         if effects is not None and not self._closed:
             self._on_commit(effects)
             self.look_at_log(pages)
-        for (_, future, undo), result, error in outcomes:
+        for (_, future, undo, _), result, error in outcomes:
             if future.cancelled():
                 if undo is not None and error is None:
                     undo(result)
@@ -193,6 +210,35 @@ class Writer:
             else:
                 future.set_result(result)
         self._count(-jobs)
+
+    def _look_at_jobs(self) -> None:
+        """Let the writes fail that have waited for too long for a lock that another process does not let go of."""
+        self._watchdog = None
+        since, now = self._waits_since, time.monotonic()
+        while (job := self._first_job()) is not None:
+            if since is None or now - max(since, job[3]) < LOCK_LIMIT:
+                self._watch_jobs()
+                return
+            self._withdraw(job)
+
+    def _watch_jobs(self) -> None:
+        if self._watchdog is None and not self._closed:
+            self._watchdog = self._loop.call_later(LOCK_LIMIT / 10, self._look_at_jobs)
+
+    def _first_job(self) -> Job | None:
+        try:
+            return self._jobs[0]
+        except IndexError:  # the thread may take them all at any time
+            return None
+
+    def _withdraw(self, job: Job) -> None:
+        try:
+            self._jobs.remove(job)
+        except ValueError:  # the thread has the lock by now, and does it
+            return
+        if not job[1].done():
+            job[1].set_exception(EngineUnavailableError(f"the file was busy for too long: {self._lock.holder()}"))
+        self._count(-1)
 
     def _count(self, more: int) -> None:
         """Count what is under way, and keep a clock that is turned by hand from going on meanwhile."""
@@ -206,7 +252,7 @@ class Writer:
     def _fail_all(self, error: BaseException) -> None:
         self._thread = None
         while jobs := self._take():
-            for _, future, _ in jobs:
+            for _, future, _, _ in jobs:
                 if not future.done():
                     future.set_exception(translated(error) if isinstance(error, (*FAILURES, OSError)) else error)
             self._count(-len(jobs))
@@ -251,19 +297,29 @@ class Writer:
             session.connection.close()
 
     async def aclose(self) -> None:
-        """Do what was submitted, then end. What is submitted later fails."""
+        """Do what was submitted, then end. What is submitted later fails.
+
+        While another process keeps the lock, it is the thread that ends later, whenever it gets it.
+        """
         thread = self._thread
-        if thread is not None:
+        if thread is not None and not self._is_stuck():
             last = self.submit(lambda _: None)
             await asyncio.wait([last], timeout=END_LIMIT)
         self._closed = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         self._news.release()
         if self._checkpoint is not None:
             await asyncio.wait([self._checkpoint], timeout=END_LIMIT)
-        if thread is not None:
+        if thread is not None and not self._is_stuck():
             await self._loop.run_in_executor(None, thread.join, END_LIMIT)
         self._fail_all(SpaceClosedError())
         self._lock.close()
+
+    def _is_stuck(self) -> bool:
+        """Tell whether another process has kept the lock for longer than closing may take."""
+        since = self._waits_since
+        return since is not None and time.monotonic() - since >= END_LIMIT
 
 
 def _acquired_in_time(lock: WriterLock) -> bool:
