@@ -1,11 +1,10 @@
 """Processes that share a file lose nothing, do nothing twice, and wake each other."""
 
 import asyncio
-import random
-import time
 from pathlib import Path
 
 import tertulia
+from tertulia.engines._file_bell import runtime_directory
 from tertulia.engines.base import Claimed, Engine, MailboxOptions, Put, Send
 from tests.file.processes import PATIENCE, kill, line, run, start, started
 
@@ -103,39 +102,24 @@ async def test_what_a_killed_process_left_behind_is_cleaned_up(tmp_path: Path):
     assert (held.delivered, gone.delivered, states) == (1, 0, ["leased"])
 
 
-async def test_kills_at_random_points_lose_and_double_nothing(tmp_path: Path):
+async def test_a_process_that_joins_clears_away_what_killed_ones_left_and_nobody_rings(tmp_path: Path):
     url = f"file:{tmp_path}/space.db"
-    kills = 50
-    chance = random.Random(20)  # noqa: S311 - for a test
     async with tertulia.connect(url) as space:
         await space.engine.open_mailbox("work", MANY)
-    roles = [("produce", url, "work")] * 2 + [("consume_for_ever", url, "work")] * 2
-    workers = [await start(*role) for role in roles]
-    acknowledged: list[str] = []
-    try:
-        for _ in range(kills):
-            await asyncio.sleep(0.05 + chance.random() * 0.2)
-            place = chance.randrange(len(roles))
-            said = await kill(workers[place])
-            acknowledged += said if place < 2 else []
-            workers[place] = await start(*roles[place])
-    finally:
-        for place, worker in enumerate(workers):
-            said = await kill(worker)
-            acknowledged += said if place < 2 else []
-    before = time.perf_counter()
-    async with tertulia.connect(url) as space:
-        opening = time.perf_counter() - before
-        problems = [finding for finding in await space.doctor() if finding.level == "problem"]
-        await run(("consume", url, "work", 1.0))
-        left = await space.engine.browse("work")
-        _, done = await space.engine.scan("done:")
-        _, sent = await space.engine.scan("sent:")
+        await space.engine.open_mailbox("nothing", MANY)
+    for _ in range(2):
+        process = await start("hold", url, "work")
+        await line(process)
+        await kill(process)
+    async with started("hold", url, "work") as living:
+        await line(living)
+        async with tertulia.connect(url) as space:
+            space.engine.listen("_reply:me", lambda _: None)
+            detail = {finding.subject: finding.detail for finding in await space.doctor()}["doorbells"]
+            found = (tmp_path / "space.db").stat()
+            directory = runtime_directory()
+            assert directory is not None
+            sockets = list(directory.glob(f"{found.st_dev:x}-{found.st_ino:x}-*"))
 
-    assert problems == []
-    assert opening < 5.0  # a fraction of a second, on a machine that has nothing else to do
-    assert len(acknowledged) > kills
-    assert set(acknowledged) - {record.key.removeprefix("done:") for record in done} == set()
-    assert left == []
-    assert {record.version for record in done} == {1}
-    assert len(done) == sum(int(record.body) for record in sent)
+    assert detail.endswith(f": {living.pid}")
+    assert len(sockets) == 2

@@ -4,7 +4,6 @@ import asyncio
 import resource
 import signal
 import sys
-import uuid
 
 import tertulia
 from tertulia.engines.base import Check, CheckFailed, Commit, Engine, Publish, Put, Send, Settle
@@ -41,25 +40,6 @@ async def consume(engine: Engine, mailbox: str, idle: str) -> None:
                 await engine.commit(Commit(settles=(settle,), puts=(Put(f"done:{one.message_id}", b"", "ada"),)))
             except AlreadySettledError:
                 say("late", one.message_id)
-
-
-async def consume_for_ever(engine: Engine, mailbox: str) -> None:
-    while True:
-        await consume(engine, mailbox, "60")
-
-
-async def produce(engine: Engine, mailbox: str) -> None:
-    """Send messages, and count them in a key, until killed; say which ones the engine acknowledged."""
-    name = uuid.uuid4().hex[:8]
-    number = 0
-    while True:
-        number += 1
-        one = f"{name}-{number}"
-        await engine.commit(
-            Commit(puts=(Put(f"sent:{name}", str(number).encode(), "ada"),), sends=(Send(mailbox, one, b"x" * 50),))
-        )
-        say(one)
-        await asyncio.sleep(0.001)
 
 
 async def write(engine: Engine, prefix: str, times: str) -> None:

@@ -8,6 +8,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from tertulia.engines._file_format import encode
 MAX_PATH = 100  # bytes; a socket's address has room for 108 on Linux and 104 on macOS
 MAX_DATAGRAM = 64 * 1024  # bytes; what is larger is not for a doorbell: half of the smallest usual buffer
 MAX_RINGS = 256  # read at once, so that a noisy neighbour cannot keep the event loop busy
+MAX_CLEARED = 256  # left-over sockets looked at when a bell is hung up: some milliseconds, and the next one goes on
 RING = b""
 
 _read_emitted = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
@@ -87,6 +89,16 @@ def runtime_directory() -> Path | None:
         if mine and len(os.fsencode(candidate)) + 56 <= MAX_PATH:
             return candidate
     return None
+
+
+def clear_away(directory: Path, prefix: str) -> None:
+    """Remove the sockets of a space's processes that were killed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe, suppress(OSError):
+        for path in islice(directory.glob(f"{prefix}*"), MAX_CLEARED):
+            try:
+                probe.connect(str(path))  # without ringing
+            except (ConnectionRefusedError, FileNotFoundError):
+                path.unlink(missing_ok=True)
 
 
 def pack_emitted(mailbox: str, message_id: str, body: bytes) -> bytes | None:

@@ -16,13 +16,13 @@ import apsw
 
 from tertulia._background import logger
 from tertulia._clock import Alarm, Clock
-from tertulia.engines._file_bell import Bell, Rung, runtime_directory, unpack_emitted
+from tertulia.engines._file_bell import Bell, Rung, clear_away, runtime_directory, unpack_emitted
 from tertulia.engines._file_format import FAILURES, Execute, translated
 from tertulia.engines._file_letters import Letters
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import find_box, is_held_back, look, unclaim
 from tertulia.engines._file_open import WAIT_THERE, Place, connect, lock_beside
-from tertulia.engines._file_presence import CONSUMERS, join, leave, stop_listening
+from tertulia.engines._file_presence import CONSUMERS, all_bells, join, leave, stop_listening
 from tertulia.engines._file_records import next_expiry, sweep
 from tertulia.engines._file_session import Effects, Session
 from tertulia.engines._file_time import FileClock
@@ -149,6 +149,16 @@ class Hub:
         """Clean up after a process that is gone."""
         self.write_soon(lambda session: leave(session, instance))
 
+    def _forget_the_dead(self) -> None:
+        """Clean up after processes that were killed, and that nobody has rung since."""
+        try:
+            bells = self.read(all_bells)
+        except EngineError:
+            logger.exception("the doorbells of %s could not be read", self.place.path)
+            return
+        if dead := [instance for instance, path in bells if path and not Path(path).exists()]:
+            self.write_soon(lambda session: [leave(session, instance) for instance in dead])
+
     def unclaim(self, claims: list[Claimed]) -> None:
         """Give back what was claimed for somebody who went away meanwhile."""
         stored = [claimed for claimed in claims if not claimed.transient]
@@ -202,9 +212,11 @@ class Hub:
         directory = runtime_directory()
         try:
             if directory is not None:
-                name = f"{self.place.device:x}-{self.place.inode:x}-{self.instance}"
-                self.bell = Bell(directory, name)
+                space = f"{self.place.device:x}-{self.place.inode:x}-"
+                clear_away(directory, space)
+                self.bell = Bell(directory, space + self.instance)
                 self.loop.add_reader(self.bell.socket.fileno(), self._on_rung)
+                self._forget_the_dead()
         except (OSError, NotImplementedError) as error:
             logger.warning("no doorbell for %s, so its users look for news themselves: %s", self.place.path, error)
         self._no_bell = self.bell is None

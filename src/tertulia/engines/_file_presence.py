@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from tertulia.engines._file_format import Execute
 from tertulia.engines._file_session import Session
 
 CONSUMERS = (
     "SELECT b.instance, b.path FROM bells b WHERE b.instance != ? AND b.path != '' AND b.instance IN"
     " (SELECT instance FROM listeners WHERE name = ? UNION SELECT instance FROM interests WHERE topic = ?)"
 )
+
+
+def all_bells(execute: Execute) -> list[tuple[str, str]]:
+    """Return the instances that are written down, with the paths of their bells."""
+    return execute("SELECT instance, path FROM bells").fetchall()
 
 
 def join(session: Session, bell: tuple[str, str, int, float], topics: tuple[str, ...], names: tuple[str, ...]) -> None:
