@@ -13,6 +13,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -395,6 +396,20 @@ def test_a_script_that_does_not_close_its_space_exits_and_closes_it():
         """)
         == "end\nclosed\n"
     )
+
+
+def test_a_script_that_does_not_close_a_file_exits_without_a_word_and_leaves_nothing_open(tmp_path: Path):
+    path = tmp_path / "space.db"
+    assert (
+        output(f"""
+        space = blocking.connect("file:{path}")
+        space.memory.write("key", 1, owner="ann")
+        space.broker.register_agent("bob")
+        print(space.broker.receive("bob", timeout=0.01))
+        """)
+        == "None\n"
+    )
+    assert not path.with_name("space.db-wal").exists(), "the last one out tidies up"
 
 
 def test_a_script_that_leaves_an_agent_with_a_blocked_handler_exits():

@@ -28,7 +28,7 @@ from tertulia.engines._file_session import Effects, Session
 from tertulia.engines._file_time import FileClock
 from tertulia.engines._file_waiters import Waiters, wake_all, wake_one
 from tertulia.engines._file_watch import WatchStream
-from tertulia.engines._file_writer import END_LIMIT, Writer
+from tertulia.engines._file_writer import END_LIMIT, Writer, aside
 from tertulia.engines.base import Claimed
 from tertulia.errors import EngineError, UnknownAgentError
 
@@ -419,7 +419,7 @@ class Hub:
         await self.writer.aclose()
         if self.bell is not None:
             self.bell.close()
-        await self.loop.run_in_executor(None, self.session.connection.close)
+        await aside(self.session.connection.close)
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's, and never let SQLite close it."""

@@ -312,7 +312,7 @@ class Writer:
         if self._checkpoint is not None:
             await asyncio.wait([self._checkpoint], timeout=END_LIMIT)
         if thread is not None and not self._is_stuck():
-            await self._loop.run_in_executor(None, thread.join, END_LIMIT)
+            await aside(thread.join, END_LIMIT)
         self._fail_all(SpaceClosedError())
         self._lock.close()
 
@@ -320,6 +320,16 @@ class Writer:
         """Tell whether another process has kept the lock for longer than closing may take."""
         since = self._waits_since
         return since is not None and time.monotonic() - since >= END_LIMIT
+
+
+async def aside(function: Callable[..., object], *values: object) -> None:
+    """Call a function in a thread; at the interpreter's exit, when threads are not to be had any more, call it here."""
+    try:
+        call = asyncio.get_running_loop().run_in_executor(None, function, *values)
+    except RuntimeError:
+        function(*values)
+    else:
+        await call
 
 
 def _acquired_in_time(lock: WriterLock) -> bool:
