@@ -21,7 +21,7 @@ MAX_RINGS = 256  # read at once, so that a noisy neighbour cannot keep the event
 MAX_CLEARED = 256  # left-over sockets looked at when a bell is hung up: some milliseconds, and the next one goes on
 RING = b""
 
-_read_emitted = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
+_read_carried = msgspec.msgpack.Decoder(tuple[str, str, bytes, int]).decode
 
 
 class Rung(Enum):
@@ -59,6 +59,13 @@ class Bell:
         except OSError:
             return Rung.NO
         return Rung.YES
+
+    def next(self) -> bytes | None:
+        """Return the datagram that came first, or None."""
+        try:
+            return self.socket.recv(MAX_DATAGRAM)
+        except (BlockingIOError, ConnectionError):
+            return None
 
     def heard(self) -> list[bytes]:
         """Return the datagrams that came since."""
@@ -101,15 +108,20 @@ def clear_away(directory: Path, prefix: str) -> None:
                 path.unlink(missing_ok=True)
 
 
-def pack_emitted(mailbox: str, message_id: str, body: bytes) -> bytes | None:
-    """Return a datagram that carries a message, or None where it is too large."""
-    datagram = encode((mailbox, message_id, body))
+def pack_carried(mailbox: str, message_id: str, body: bytes, sequence: int = 0) -> bytes | None:
+    """Return a datagram that carries a message, or None where it is too large.
+
+    `sequence` is the place of one that is stored too; 0 for one that is stored nowhere.
+    """
+    datagram = encode((mailbox, message_id, body, sequence))
     return datagram if len(datagram) <= MAX_DATAGRAM else None
 
 
-def unpack_emitted(datagram: bytes) -> tuple[str, str, bytes] | None:
-    """Return the message that a datagram carries; None for what is none."""
+def unpack_carried(datagram: bytes) -> tuple[str, str, bytes, int] | None:
+    """Return the message that a datagram carries; None for a mere ring."""
+    if not datagram:
+        return None
     try:
-        return _read_emitted(datagram)
+        return _read_carried(datagram)
     except msgspec.MsgspecError:
         return None

@@ -68,10 +68,9 @@ CREATE TABLE bells(
 CREATE TABLE interests(topic TEXT NOT NULL, instance TEXT NOT NULL, PRIMARY KEY(topic, instance)) WITHOUT ROWID;
 CREATE TABLE listeners(name TEXT PRIMARY KEY, instance TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE letters(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, instance TEXT NOT NULL, name TEXT NOT NULL,
-  message_id TEXT NOT NULL, sequence INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
+  sequence INTEGER PRIMARY KEY, instance TEXT NOT NULL, name TEXT NOT NULL, message_id TEXT NOT NULL,
+  crc INTEGER NOT NULL, body BLOB NOT NULL
 );
-CREATE INDEX letters_instance ON letters(instance, id);
 """
 
 Execute = Callable[..., Any]  # apsw.Cursor.execute; its annotations are unknown in part

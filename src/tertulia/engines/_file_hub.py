@@ -16,7 +16,7 @@ import apsw
 
 from tertulia._background import logger
 from tertulia._clock import Alarm, Clock
-from tertulia.engines._file_bell import Bell, Rung, clear_away, runtime_directory, unpack_emitted
+from tertulia.engines._file_bell import RING, Bell, clear_away, pack_carried, runtime_directory, unpack_carried
 from tertulia.engines._file_format import FAILURES, Execute, translated
 from tertulia.engines._file_letters import Letters
 from tertulia.engines._file_lock import WriterLock
@@ -24,6 +24,7 @@ from tertulia.engines._file_mail import find_box, is_held_back, look, unclaim
 from tertulia.engines._file_open import WAIT_THERE, Place, connect, lock_beside
 from tertulia.engines._file_presence import CONSUMERS, all_bells, join, leave, stop_listening
 from tertulia.engines._file_records import next_expiry, sweep
+from tertulia.engines._file_rings import Rings
 from tertulia.engines._file_session import Effects, Session
 from tertulia.engines._file_time import FileClock
 from tertulia.engines._file_waiters import Waiters, wake_all, wake_one
@@ -37,6 +38,7 @@ T = TypeVar("T")
 POLL = 0.25  # seconds between two looks while somebody waits: how late a lost ring can be
 POLL_ONLY = 0.02  # the same where there are no bells
 TRANSIENTS = 1_000  # emitted messages that wait for a mailbox's consumers; more are lost, as they may be
+STOCKED = 10_000  # mailboxes of which it is known that they hold something; for others a claim looks first
 READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
 RETRY_SWEEP = 0.05  # seconds until the next batch of expired keys, so that others can write meanwhile
 
@@ -73,6 +75,8 @@ class Hub:
         self._poll: asyncio.TimerHandle | None = None
         self._data_version = -1
         self.letters = Letters(self.execute, self.instance, self.listeners, self.write_soon)
+        self.rings = Rings(self.open_bell, self.forget)
+        self.stocked: set[str] = set()  # mailboxes that a claim need not look into before it writes
         self._emitted = 0
         self.due_alarm = Alarm(clock, self._on_due)
         self.expiry_alarm = Alarm(clock, self._on_expiry)
@@ -113,6 +117,8 @@ class Hub:
         if effects.letters:
             self._hand_over(effects.letters, others_sent=effects.others_sent)
         for name in effects.boxes:
+            if len(self.stocked) < STOCKED:
+                self.stocked.add(name)
             wake_one(self.claimants.get(name))
         for name in effects.room:
             wake_all(self.senders.get(name))
@@ -121,8 +127,15 @@ class Hub:
                 stream.wake()
         if effects.expires < inf:
             self.expiry_alarm.ring_in(effects.expires - self.clock.time())
+        if effects.posts or effects.ring:
+            self._wake_others(effects)
+
+    def _wake_others(self, effects: Effects) -> None:
+        for instance, path, letter in effects.posts:
+            carried = pack_carried(letter.mailbox, letter.message_id, letter.body, letter.sequence)
+            self.rings.ring(instance, path, carried or RING)
         for instance, path in effects.ring.items():
-            self._ring(instance, path)
+            self.rings.ring(instance, path)
 
     def _forget_reads(self, counted: dict[str, int]) -> None:
         for key, count in counted.items():
@@ -139,11 +152,6 @@ class Hub:
             listener = self.listeners.get(name)
             if listener is not None:
                 listener(claimed)
-
-    def _ring(self, instance: str, path: str) -> None:
-        self.open_bell()
-        if path and self.bell is not None and self.bell.ring(path) is Rung.GONE:
-            self.forget(instance)
 
     def forget(self, instance: str) -> None:
         """Clean up after a process that is gone."""
@@ -170,13 +178,13 @@ class Hub:
     async def take_interest(self, topic: str) -> None:
         """Have this process rung from now on when a topic's time has come."""
         if topic in self.interests:
-            self._start_poll()
+            self.start_poll()
             return
         self.open_bell()
         if self.bell is not None:
             await self.writer.write(lambda session: join(session, self._bell_row(), (topic,), ()))
             self.interests.add(topic)
-        self._start_poll()
+        self.start_poll()
 
     def listen(self, name: str, callback: Callable[[Claimed], None]) -> Callable[[], None]:
         """Hand a mailbox's messages to a callback."""
@@ -184,7 +192,7 @@ class Hub:
         self.listeners[name] = callback
         row = self._bell_row()
         self._set_up(self.write_soon(lambda session: join(session, row, (), (name,))))
-        self._start_poll()
+        self.start_poll()
 
         def stop() -> None:
             if self.listeners.get(name) is callback:
@@ -206,9 +214,10 @@ class Hub:
         path = "" if self.bell is None else self.bell.path
         return (self.instance, path, os.getpid(), self.clock.time())
 
-    def open_bell(self) -> None:
+    def open_bell(self) -> Bell | None:
+        """Return this process's bell, or None where there is none to be had."""
         if self.bell is not None or self._no_bell:
-            return
+            return self.bell
         directory = runtime_directory()
         try:
             if directory is not None:
@@ -220,18 +229,29 @@ class Hub:
         except (OSError, NotImplementedError) as error:
             logger.warning("no doorbell for %s, so its users look for news themselves: %s", self.place.path, error)
         self._no_bell = self.bell is None
+        return self.bell
 
     def _on_rung(self) -> None:
         assert self.bell is not None  # noqa: S101 - it is the bell that was rung
-        rung = False
-        for datagram in self.bell.heard():
-            message = unpack_emitted(datagram) if datagram else None
-            if message is None:
-                rung = True
-            else:
-                self.take_emitted(*message)
-        if rung:
-            self.look_around()
+        datagram = self.bell.next()
+        if datagram is None or self._take_carried(datagram):
+            return
+        later = self.bell.heard()  # one look around is enough for all rings that have come
+        self.look_around()
+        for datagram in later:
+            self._take_carried(datagram)
+
+    def _take_carried(self, datagram: bytes) -> bool:
+        """Take what a datagram carries, if anything."""
+        carried = unpack_carried(datagram)
+        if carried is None:
+            return False
+        name, message_id, body, sequence = carried
+        if sequence:
+            self.letters.take(Claimed(name, message_id, body, sequence))
+        else:
+            self.take_emitted(name, message_id, body)
+        return True
 
     def look_around(self) -> None:
         """See what others have committed, and wake whom it concerns."""
@@ -261,7 +281,8 @@ class Hub:
             or any(map(len, self.senders.values()))
         )
 
-    def _start_poll(self) -> None:
+    def start_poll(self) -> None:
+        """Look from time to time, as long as somebody waits."""
         if self._poll is None:
             self._poll = self.loop.call_later(POLL_ONLY if self._no_bell else POLL, self._on_poll)
 
@@ -269,7 +290,7 @@ class Hub:
         self._poll = None
         if not self._waits():
             return
-        self._start_poll()
+        self.start_poll()
         try:
             version = self.execute("PRAGMA data_version").get
         except FAILURES:
@@ -298,7 +319,6 @@ class Hub:
         claimed = Claimed(mailbox, message_id, body, self._emitted, transient=True)
         listener = self.listeners.get(mailbox)
         if listener is not None:
-            self.letters.read()  # they were here first
             listener(claimed)
             return True
         waiting = self.transients.setdefault(mailbox, deque())
@@ -406,6 +426,7 @@ class Hub:
         self.due_alarm.cancel()
         self.expiry_alarm.cancel()
         self.letters.close()
+        self.rings.close()
         if self._poll is not None:
             self._poll.cancel()
         if self.bell is not None:

@@ -255,23 +255,21 @@ def subscribers(session: Session, topic: str) -> list[Box | None]:
 
 def hand_to_listener(session: Session, send: Send) -> bool:
     """Give a message to whoever listens to its mailbox, if anybody does."""
-    instance = session.execute("SELECT instance FROM listeners WHERE name = ?", (send.mailbox,)).get
-    if instance is None:
+    found = session.listener_of(send.mailbox)
+    if found is None:
         return False
     session.sequence += 1
+    letter = Claimed(send.mailbox, send.message_id, send.body, session.sequence)
+    instance, path = found
     if instance == session.instance:
-        claimed = Claimed(send.mailbox, send.message_id, send.body, session.sequence)
-        session.effects.letters.append((send.mailbox, claimed))
+        session.effects.letters.append((send.mailbox, letter))
         return True
-    path = session.execute("SELECT path FROM bells WHERE instance = ?", (instance,)).get
-    if path is None:
-        return False
-    crc = crc32(send.body, crc32(encode((send.mailbox, send.message_id, session.sequence))))
+    crc = crc32(send.body, row_checksum(send.mailbox, send.message_id, session.sequence))
     session.execute(
-        "INSERT INTO letters(instance, name, message_id, sequence, crc, body) VALUES(?, ?, ?, ?, ?, ?)",
-        (instance, send.mailbox, send.message_id, session.sequence, crc, send.body),
+        "INSERT INTO letters(sequence, instance, name, message_id, crc, body) VALUES(?, ?, ?, ?, ?, ?)",
+        (session.sequence, instance, send.mailbox, send.message_id, crc, send.body),
     )
-    session.effects.ring[instance] = path
+    session.effects.posts.append((instance, path, letter))
     return True
 
 

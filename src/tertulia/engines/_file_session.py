@@ -23,13 +23,19 @@ TRIM_EVERY = 64  # revisions; the log is a little longer than it need be, so tha
 CHECKPOINT_PAGES = 8_000  # 8 MiB of log before a checkpoint: rare enough to cost nothing, small enough to be read fast
 
 WATCHERS = "w"  # topic of interest: any change
+INTERESTED = 10_000  # topics and private mailboxes of which a session remembers who waits for them
+_INTERESTED = (
+    "SELECT b.instance, b.path FROM interests i JOIN bells b ON b.instance = i.instance"
+    " WHERE i.topic = ? AND i.instance != ?"
+)
+_LISTENER = "SELECT b.instance, b.path FROM listeners l JOIN bells b ON b.instance = l.instance WHERE l.name = ?"
 _COUNTERS = "SELECT revision, sequence, topics, bells, log_bytes, crc FROM counters WHERE id = 1"
 
 
 class Effects:
     """What others have to learn about a committed transaction."""
 
-    __slots__ = ("boxes", "changed", "expires", "letters", "others_sent", "reads", "ring", "room")
+    __slots__ = ("boxes", "changed", "expires", "letters", "others_sent", "posts", "reads", "ring", "room")
 
     def __init__(self) -> None:
         self.boxes: list[str] = []  # with something new to claim, once for each message
@@ -40,13 +46,14 @@ class Effects:
         self.changed = False
         self.expires = inf
         self.ring: dict[str, str] = {}  # other instances to be woken, with their bells' paths
+        self.posts: list[tuple[str, str, Claimed]] = []  # the same, with what was stored for their listeners
 
     def copy(self) -> Effects:
         """Return effects that start with these."""
         more = Effects()
         more.boxes, more.room, more.letters = [*self.boxes], [*self.room], [*self.letters]
         more.changed, more.expires, more.ring = self.changed, self.expires, dict(self.ring)
-        more.others_sent, more.reads = self.others_sent, dict(self.reads)
+        more.others_sent, more.reads, more.posts = self.others_sent, dict(self.reads), [*self.posts]
         return more
 
 
@@ -64,7 +71,8 @@ class Session:
         self.pages = 0  # in the write-ahead log after the last commit
         self.revision = self.sequence = self.topics = self.bells = self.log_bytes = 0
         self._loaded: Any = None
-        self._foreign = (-1, False)
+        self._interested: dict[str, list[tuple[str, str]]] = {}
+        self._interested_at = -1  # `bells` when that was read
         self.patterns: tuple[int, dict[str, list[tuple[int, str]]]] = (-1, {})
         connection.set_wal_hook(self._on_commit)
 
@@ -158,7 +166,7 @@ class Session:
     def _forget(self) -> None:
         """Forget what was read in a transaction that is undone, if it may have been its own doing."""
         self.patterns = (-1, {})
-        self._foreign = (-1, False)
+        self._interested_at = -1
 
     def _trim(self) -> None:
         gone = self.execute(
@@ -188,16 +196,24 @@ class Session:
 
     def call(self, topic: str) -> None:
         """Have those other instances woken that asked for a topic."""
-        if self._foreign[0] != self.bells:
-            found = self.execute("SELECT 1 FROM interests WHERE instance != ? LIMIT 1", (self.instance,)).get
-            self._foreign = (self.bells, found is not None)
-        if self._foreign[1]:
-            for instance, path in self.execute(
-                "SELECT b.instance, b.path FROM interests i JOIN bells b ON b.instance = i.instance"
-                " WHERE i.topic = ? AND i.instance != ?",
-                (topic, self.instance),
-            ).fetchall():
-                self.effects.ring[instance] = path
+        for instance, path in self._who(topic, _INTERESTED, (topic, self.instance)):
+            self.effects.ring[instance] = path
+
+    def listener_of(self, name: str) -> tuple[str, str] | None:
+        """Return the instance that listens to a private mailbox, with its bell's path."""
+        found = self._who("l:" + name, _LISTENER, (name,))
+        return found[0] if found else None
+
+    def _who(self, topic: str, sql: str, values: tuple[str, ...]) -> list[tuple[str, str]]:
+        """Ask the file once, until somebody comes or goes."""
+        known = self._interested
+        if self._interested_at != self.bells or len(known) > INTERESTED:
+            known.clear()
+            self._interested_at = self.bells
+        found = known.get(topic)
+        if found is None:
+            found = known[topic] = self.execute(sql, values).fetchall()
+        return found
 
     def changes_made(self) -> None:
         """Note that keys changed."""

@@ -22,7 +22,7 @@ from tertulia.engines import _file_boxes as boxes
 from tertulia.engines import _file_mail as mail
 from tertulia.engines import _file_records as records
 from tertulia.engines import _file_work as work
-from tertulia.engines._file_bell import Rung, pack_emitted
+from tertulia.engines._file_bell import Rung, pack_carried
 from tertulia.engines._file_doctor import examine
 from tertulia.engines._file_format import (
     DEDUP_COUNT,
@@ -95,7 +95,6 @@ class FileEngine(Engine):
         self._closed = False
         self._streams: set[WatchStream] = set()
         self._listening: list[Callable[[], None]] = []
-        self._busy: set[str] = set()
 
     # --- records ---
 
@@ -212,44 +211,48 @@ class FileEngine(Engine):
         wait: float | None = 0.0,
     ) -> list[Claimed]:
         self._check_open()
-        taken = await self._take(mailbox, limit, lease)
-        if taken or wait == 0.0:
-            return taken
-        deadline = None if wait is None else self._clock.monotonic() + wait
         hub = self._hub
+        if mailbox in hub.stocked or hub.is_claimable(mailbox):
+            if taken := await self._take(mailbox, limit, lease):
+                return taken
+            looked = False
+        else:
+            looked = f"m:{mailbox}" in hub.interests  # so that nothing can come unnoticed from now on
+        if wait == 0.0:
+            return []
+        deadline = None if wait is None else self._clock.monotonic() + wait
         try:
-            await hub.take_interest(f"m:{mailbox}")
+            if looked:
+                hub.start_poll()
+            else:
+                await hub.take_interest(f"m:{mailbox}")
             woken = False
             while True:
                 self._check_open()
-                if woken or hub.has_transient(mailbox) or hub.is_claimable(mailbox):
-                    if taken := await self._take(mailbox, limit, lease, looked=True):
+                if woken or (not looked and (hub.has_transient(mailbox) or hub.is_claimable(mailbox))):
+                    if taken := await self._take(mailbox, limit, lease):
                         return taken
-                    woken = False
-                elif not (woken := await self._wait_in(hub.claimants, mailbox, deadline)):
-                    return []
+                    woken = looked = False
+                else:
+                    woken = await self._wait_in(hub.claimants, mailbox, deadline)
+                    if not woken:
+                        return []
         except asyncio.CancelledError:
             wake_one(hub.claimants.get(mailbox))
             raise
 
-    async def _take(self, mailbox: str, limit: int, lease: float, *, looked: bool = False) -> list[Claimed]:
+    async def _take(self, mailbox: str, limit: int, lease: float) -> list[Claimed]:
         """Claim what can be claimed now."""
         hub = self._hub
-        if not looked and mailbox not in self._busy and not hub.is_claimable(mailbox):
-            return []
         if mailbox in hub.transients and (hub.has_transient(mailbox) or hub.is_claimable(mailbox)):
-            taken = hub.take_transients(mailbox, limit)
-        else:
-            taken = await self._write(lambda session: mail.claim(session, mailbox, limit, lease), hub.unclaim)
-            if self._closed:
-                hub.unclaim(taken)
-                raise SpaceClosedError
-        if taken:
-            self._busy.add(mailbox)
-            if hub.claimants and not taken[-1].transient:
-                hub.due_alarm.ring_in(lease)
-        else:
-            self._busy.discard(mailbox)
+            return hub.take_transients(mailbox, limit)
+        hub.stocked.discard(mailbox)  # the claim says if there is more
+        taken = await self._write(lambda session: mail.claim(session, mailbox, limit, lease), hub.unclaim)
+        if self._closed:
+            hub.unclaim(taken)
+            raise SpaceClosedError
+        if taken and hub.claimants:
+            hub.due_alarm.ring_in(lease)
         return taken
 
     async def _wait_in(self, waiters: Waiters, mailbox: str, deadline: float | None) -> bool:
@@ -313,6 +316,7 @@ class FileEngine(Engine):
         hub = self._hub
         if isinstance(send, Send):
             if send.mailbox in hub.listeners:
+                hub.letters.read()  # they were here first
                 return int(hub.take_emitted(send.mailbox, send.message_id, send.body))
             return int(await self._emit_to(send.mailbox, send, optional=send.optional))
         names = hub.read(_subscribers, hub.session, send.topic)
@@ -327,7 +331,7 @@ class FileEngine(Engine):
             if optional:
                 return False
             raise UnknownAgentError(mailbox)
-        datagram = pack_emitted(mailbox, send.message_id, send.body)
+        datagram = pack_carried(mailbox, send.message_id, send.body)
         if datagram is not None:
             for instance, path in others:
                 if await self._ring_with(instance, path, datagram):
@@ -340,11 +344,12 @@ class FileEngine(Engine):
         for _ in range(EMIT_TRIES):
             if hub.bell is None or self._closed:
                 return False
-            rung = hub.bell.ring(path, datagram)
-            if rung is Rung.GONE:
-                hub.forget(instance)
-            if rung is not Rung.FULL:
-                return rung is Rung.YES
+            if hub.rings.in_order(instance, path):
+                rung = hub.bell.ring(path, datagram)
+                if rung is Rung.GONE:
+                    hub.forget(instance)
+                if rung is not Rung.FULL:
+                    return rung is Rung.YES
             await asyncio.sleep(EMIT_PAUSE)
         return False
 
