@@ -87,8 +87,7 @@ class Hub:
 
     def connect(self) -> apsw.Connection:
         """Return one more connection, for a thread."""
-        path = self.place.path
-        return connect(path, self.durability, WAIT_THERE, str(lock_beside(Path(path))))
+        return connect(self.place.path, self.durability, WAIT_THERE, self.place.vfs)
 
     def _new_session(self) -> Session:
         return Session(self.connect(), self.time, self.instance, self.reads)

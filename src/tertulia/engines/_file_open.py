@@ -60,6 +60,7 @@ class Place(Struct, frozen=True):
     path: str
     device: int
     inode: int
+    vfs: str | None = None  # SQLite's own way to files; another one is for tests
 
 
 def path_of(url: str) -> Path:
@@ -121,8 +122,13 @@ def _check_file(path: Path, found: os.stat_result) -> None:
         raise EngineUnavailableError(f"{path} belongs to another user")
     if not os.access(path, os.R_OK | os.W_OK):
         raise EngineUnavailableError(f"{path} cannot be read and written")
-    if found.st_size and not _header(path).startswith(MAGIC):
+    if found.st_size and not _header(path).startswith(MAGIC) and not _journal_beside(path):
         raise IncompatibleFormatError(f"{path} is not a space: it is not even a database")
+
+
+def _journal_beside(path: Path) -> bool:
+    """Tell whether the power may have gone while the file was made: SQLite then puts it back as its journal says."""
+    return path.with_name(path.name + "-journal").exists()
 
 
 def _header(path: Path) -> bytes:
@@ -155,11 +161,20 @@ def file_system(directory: Path) -> str:
     return ""
 
 
-def connect(path: str, durability: str, wait: int, lock_path: str) -> apsw.Connection:
+def connect(path: str, durability: str, wait: int, vfs: str | None) -> apsw.Connection:
     """Open a connection. A file that is made has the lock file's permissions."""
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW
-    uri = f"file:{_quoted(path)}?modeof={_quoted(lock_path)}"
-    connection = apsw.Connection(uri, flags=flags)
+    uri = f"file:{_quoted(path)}?modeof={_quoted(str(lock_beside(Path(path))))}"
+    connection = apsw.Connection(uri, flags=flags, vfs=vfs)
+    try:
+        _set_up(connection, durability, wait)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: apsw.Connection, durability: str, wait: int) -> None:
     connection.set_busy_timeout(wait)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -173,14 +188,13 @@ def connect(path: str, durability: str, wait: int, lock_path: str) -> apsw.Conne
         "temp_store = MEMORY",
     ):
         executor(connection)(f"PRAGMA {pragma}").fetchall()
-    return connection
 
 
 def _quoted(path: str) -> str:
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23").replace("&", "%26")
 
 
-def open_file(path: Path, durability: str, clock: FileClock) -> tuple[Place, apsw.Connection]:
+def open_file(path: Path, durability: str, clock: FileClock, vfs: str | None) -> tuple[Place, apsw.Connection]:
     """Open or make the space's file, one process at a time; return the connection for the event loop.
 
     Not for the event loop's thread. Raises EngineError, and changes nothing then.
@@ -196,7 +210,7 @@ def open_file(path: Path, durability: str, clock: FileClock) -> tuple[Place, aps
     try:
         _acquire(lock, path)
         try:
-            return _open_locked(path, lock_path, durability, clock)
+            return _open_locked(path, durability, clock, vfs)
         except IncompatibleFormatError:
             if not had_lock:
                 lock_path.unlink(missing_ok=True)
@@ -220,9 +234,9 @@ def _acquire(lock: WriterLock, path: Path) -> None:
         time.sleep(0.002)
 
 
-def _open_locked(path: Path, lock_path: Path, durability: str, clock: FileClock) -> tuple[Place, apsw.Connection]:
+def _open_locked(path: Path, durability: str, clock: FileClock, vfs: str | None) -> tuple[Place, apsw.Connection]:
     is_new = not path.exists()
-    connection = connect(str(path), durability, WAIT_HERE, str(lock_path))
+    connection = connect(str(path), durability, WAIT_HERE, vfs)
     try:
         if executor(connection)("SELECT count(*) FROM sqlite_schema").get:
             _check_format(path, connection)
@@ -233,7 +247,7 @@ def _open_locked(path: Path, lock_path: Path, durability: str, clock: FileClock)
             _check_whole(path, connection)
         _begin_boot(connection, clock)
         found = path.lstat()
-        return Place(str(path), found.st_dev, found.st_ino), connection
+        return Place(str(path), found.st_dev, found.st_ino, vfs), connection
     except BaseException:
         connection.close()
         raise

@@ -449,18 +449,18 @@ def _at_one_moment(execute: Execute, read: Callable[[], T]) -> T:
 # --- opening ---
 
 # What the handles of one event loop on one file share; and all of them, for a fork.
-_SHARED: dict[tuple[asyncio.AbstractEventLoop, str, str, int], Hub] = {}
+_SHARED: dict[tuple[asyncio.AbstractEventLoop, str, str, int, str | None], Hub] = {}
 _HUBS: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
-async def open_engine(url: str, *, clock: Clock, durability: str = "process") -> FileEngine:
-    """Open `file:PATH`, or make it. `durability` is "process" or "power"."""
+async def open_engine(url: str, *, clock: Clock, durability: str = "process", _vfs: str | None = None) -> FileEngine:
+    """Open `file:PATH`, or make it. `durability` is "process" or "power". `_vfs` is for tests of the disk's faults."""
     if durability not in DURABILITIES:
         raise InvalidInputError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
     path = path_of(url)
-    place = (asyncio.get_running_loop(), str(path), durability, id(clock))
+    place = (asyncio.get_running_loop(), str(path), durability, id(clock), _vfs)
     if place not in _SHARED:
-        opened, connection = await asyncio.to_thread(open_file, path, durability, FileClock(clock))
+        opened, connection = await asyncio.to_thread(open_file, path, durability, FileClock(clock), _vfs)
         if place in _SHARED:  # another task was faster
             connection.close()
         else:
