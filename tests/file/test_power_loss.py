@@ -127,8 +127,9 @@ def _no_syncs_of_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _acknowledged_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_group(self: Any, lock: Any, session: Session, jobs: list[Any]) -> None:
+    def write_group(self: Any, lock: Any, session: Session) -> None:
         lock.acquire()
+        jobs = self._take()
         session.begin()
         outcomes = [self._write_one(session, job) for job in jobs if not job[1].cancelled()]
         session.finish()
