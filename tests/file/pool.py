@@ -80,10 +80,12 @@ class Pool(Generic[E]):
             while not await self._ask("has_stopped", worker.pid):  # noqa: ASYNC110 - a process tells nobody
                 await asyncio.sleep(LOOK_EVERY)
 
-    async def kill(self, worker: Worker) -> None:
-        """End a worker with SIGKILL. One that has ended by itself fails the test."""
+    async def kill(self, worker: Worker, *, may_have_ended: bool = False) -> None:
+        """End a worker with SIGKILL. One that has ended by itself fails the test, unless it may have done its work."""
         status = await self._ask("kill", worker.pid)
-        assert status is None, f"{worker.name} ended by itself ({status}):\n{self.errors(worker)}"
+        assert status is None or (may_have_ended and status == 0), (
+            f"{worker.name} ended by itself ({status}):\n{self.errors(worker)}"
+        )
 
     async def check(self, workers: Iterable[Worker]) -> None:
         """Fail if one of the workers has ended."""
@@ -99,6 +101,10 @@ class Pool(Generic[E]):
         """Return what the worker wrote to its standard error."""
         path = worker.log.with_suffix(".err")
         return path.read_text() if path.exists() else ""
+
+    def size(self, worker: Worker) -> int:
+        """Return how many bytes the worker has written down."""
+        return worker.log.stat().st_size if worker.log.exists() else 0
 
     def news(self, worker: Worker) -> list[E]:
         """Return what a worker's log has in addition to when it was last looked at."""

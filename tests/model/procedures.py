@@ -104,12 +104,12 @@ async def memory_history(
         asyncio.TaskGroup() as group,
     ):
         for number in range(clients):
-            client = _MemoryClient(f"c{number}", space.memory, history, not_happened, doubt)
+            client = MemoryClient(f"c{number}", space.memory, history, not_happened, doubt)
             group.create_task(client.work(chance_of(f"{seed}-{number}"), names, operations // clients))
     return [operation for operation in history.operations if operation.number not in not_happened]
 
 
-class _MemoryClient:
+class MemoryClient:
     """One client: it remembers the revisions that it saw, and makes its compare-and-sets with them."""
 
     def __init__(
@@ -184,6 +184,17 @@ _KINDS = (
     *(lin.Kind.GET, lin.Kind.GET, lin.Kind.PUT, lin.Kind.CREATE),
     *(lin.Kind.COMPARE_AND_SET, lin.Kind.COMPARE_AND_SET, lin.Kind.DELETE),
 )
+
+
+def overlapping(history: list[lin.Operation]) -> int:
+    """Count the pairs of operations on one key of which each was called before the other returned."""
+    running: dict[str, list[lin.Operation]] = {}
+    pairs = 0
+    for operation in history:  # in the order of their calls
+        others = [o for o in running.get(operation.key, []) if (o.returned_at or 0) > operation.called_at]
+        pairs += len(others)
+        running[operation.key] = [*others, operation]
+    return pairs
 
 
 # --- messages ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from tertulia.testing import linearizability, mailboxes, watches
 from tests.figures import Figures
 from tests.model.engines import EngineCase, on_every_engine
-from tests.model.procedures import mailbox_run, memory_history, watch_run
+from tests.model.procedures import mailbox_run, memory_history, overlapping, watch_run
 from tests.profile import times
 
 campaign = pytest.mark.campaign
@@ -50,17 +50,6 @@ async def test_hundreds_of_watches_that_come_and_go_miss_nothing(engine: EngineC
     assert len(watched) > count * 3 / 4
     report = watches.check(committed, watched)
     assert report.ok, report.describe()
-
-
-def overlapping(history: list[linearizability.Operation]) -> int:
-    """Count the pairs of operations on one key of which each was called before the other returned."""
-    running: dict[str, list[linearizability.Operation]] = {}
-    pairs = 0
-    for operation in history:  # in the order of their calls
-        others = [o for o in running.get(operation.key, []) if (o.returned_at or 0) > operation.called_at]
-        pairs += len(others)
-        running[operation.key] = [*others, operation]
-    return pairs
 
 
 @on_every_engine
