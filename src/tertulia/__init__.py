@@ -3,11 +3,25 @@
 from tertulia._names import literal
 from tertulia.agents.memory_aware import MemoryAwareAgent
 from tertulia.agents.message_passing import MessagePassingAgent
+from tertulia.ballots import (
+    Ballot,
+    BallotResult,
+    BallotState,
+    BallotTerms,
+    Candidate,
+    Denominator,
+    Outcome,
+    TieBreak,
+    Vote,
+    VotingRule,
+)
 from tertulia.errors import Reject, RetryLater, TertuliaError
 from tertulia.memory import SharedMemory
 from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.delivery import Delivery, DeliveryTransaction
 from tertulia.messaging.mailbox import MessageQueue
+from tertulia.patterns.vote_requests import VoteAnswers
+from tertulia.patterns.voting import Ballots
 from tertulia.patterns.workspace import BroadcastReceipt, CollaborativeWorkspace
 from tertulia.records import (
     KEEP,
@@ -41,14 +55,21 @@ __all__ = [
     "MISSING",
     "AccessRecord",
     "AgentInfo",
+    "Ballot",
+    "BallotResult",
+    "BallotState",
+    "BallotTerms",
+    "Ballots",
     "BroadcastReceipt",
     "BrokerStats",
+    "Candidate",
     "ChangeKind",
     "CollaborativeWorkspace",
     "DeadLetter",
     "Delivery",
     "DeliveryMode",
     "DeliveryTransaction",
+    "Denominator",
     "Failure",
     "Finding",
     "MailboxStats",
@@ -63,6 +84,7 @@ __all__ = [
     "MessagePassingAgent",
     "MessageQueue",
     "MessageRecord",
+    "Outcome",
     "QueuedMessage",
     "Receipt",
     "Reject",
@@ -71,7 +93,11 @@ __all__ = [
     "Snapshot",
     "Space",
     "TertuliaError",
+    "TieBreak",
     "Transaction",
+    "Vote",
+    "VoteAnswers",
+    "VotingRule",
     "WhenFull",
     "connect",
     "literal",

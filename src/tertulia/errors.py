@@ -6,6 +6,8 @@
     │   ├── InvalidNameError                an agent, region or space name outside the grammar
     │   ├── InvalidTopicError               a topic or topic pattern outside the grammar
     │   ├── InvalidURLError                 a space URL that no engine answers to
+    │   ├── InvalidTermError                a term that a ballot cannot have
+    │   ├── UnknownChoiceError              a vote for what is not on the ballot
     │   ├── EncodeError                     a value that cannot be stored
     │   └── ValueTooLargeError              a value above the engine's limit
     ├── DecodeError (ValueError)            stored bytes that are not what the reader asked for
@@ -16,10 +18,17 @@
     │   ├── AlreadySettledError             another attempt of this message committed first
     │   └── LeaseLostError                  the lease ran out and somebody else may hold it
     ├── AccessDeniedError (PermissionError) you may not
-    │   └── NotAMemberError                 the agent is not in the workspace
+    │   ├── NotAMemberError                 the agent is not in the workspace
+    │   └── NotAnElectorError               the agent is not in the ballot's electorate
     ├── WorkspaceError
     │   ├── UnknownWorkspaceError (LookupError) nobody has made it, or it was removed
     │   └── WorkspaceArchivedError          it can be read, but not changed any more
+    ├── VotingError
+    │   ├── UnknownBallotError (LookupError)
+    │   ├── BallotExistsError               there is a ballot of that id already
+    │   ├── BallotClosedError               it takes no votes any more
+    │   ├── AlreadyVotedError               and votes cannot be changed
+    │   └── TooManyBallotsError             as many are open in one place as can be
     ├── MessagingError
     │   ├── UnknownAgentError (LookupError) no such mailbox
     │   ├── MailboxFullError                the mailbox's owner chose not to take more
@@ -93,6 +102,26 @@ class InvalidURLError(InvalidInputError):
     def __init__(self, url: object, reason: str) -> None:
         super().__init__(f"invalid space URL {_short(url)}: {reason}")
         self.url = url
+        self.reason = reason
+
+
+class InvalidTermError(InvalidInputError):
+    """A term that a ballot cannot have; `term` is its name. Nothing was opened."""
+
+    def __init__(self, term: str, value: object, reason: str) -> None:
+        super().__init__(f"invalid {term} {_short(value)}: {reason}")
+        self.term = term
+        self.value = value
+        self.reason = reason
+
+
+class UnknownChoiceError(InvalidInputError):
+    """A vote for what is not on the ballot, or in another form than its rule asks for. Nothing was counted."""
+
+    def __init__(self, ballot_id: str, choice: object, reason: str) -> None:
+        super().__init__(f"ballot {ballot_id!r} does not take the vote {_short(choice)}: {reason}")
+        self.ballot_id = ballot_id
+        self.choice = choice
         self.reason = reason
 
 
@@ -195,6 +224,63 @@ class AccessDeniedError(TertuliaError, PermissionError):
 
 class NotAMemberError(AccessDeniedError):
     """The agent is not in the workspace: it never joined, has left, or its presence ran out."""
+
+
+class NotAnElectorError(AccessDeniedError):
+    """The agent is not in the electorate that was pinned when the ballot was opened."""
+
+    def __init__(self, agent_id: str, ballot_id: str) -> None:
+        super().__init__(agent_id, "vote in", ballot_id, "it is not in the electorate")
+        self.ballot_id = ballot_id
+
+
+# --- Voting --------------------------------------------------------------------------------------
+
+
+class VotingError(TertuliaError):
+    """A ballot that does not take this call; nothing was changed."""
+
+    def __init__(self, ballot_id: str, why: str) -> None:
+        super().__init__(f"ballot {ballot_id!r} {why}")
+        self.ballot_id = ballot_id
+
+
+class UnknownBallotError(VotingError, LookupError):
+    """There is no ballot of that id."""
+
+    def __init__(self, ballot_id: str) -> None:
+        super().__init__(ballot_id, "does not exist")
+
+
+class BallotExistsError(VotingError):
+    """There is a ballot of that id already, open or closed."""
+
+    def __init__(self, ballot_id: str) -> None:
+        super().__init__(ballot_id, "exists already")
+
+
+class BallotClosedError(VotingError):
+    """The ballot is closed and takes no votes any more; `outcome` says how it ended."""
+
+    def __init__(self, ballot_id: str, outcome: str) -> None:
+        super().__init__(ballot_id, f"is closed: {outcome}")
+        self.outcome = outcome
+
+
+class AlreadyVotedError(VotingError):
+    """The voter has voted, and the terms do not let votes be changed."""
+
+    def __init__(self, ballot_id: str, voter: str) -> None:
+        super().__init__(ballot_id, f"has the vote of {voter!r}, which cannot be changed")
+        self.voter = voter
+
+
+class TooManyBallotsError(VotingError):
+    """As many ballots are open in one place as can be."""
+
+    def __init__(self, ballot_id: str, limit: int) -> None:
+        super().__init__(ballot_id, f"cannot be opened: {limit:,} are open already")
+        self.limit = limit
 
 
 # --- Workspaces ----------------------------------------------------------------------------------

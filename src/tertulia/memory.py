@@ -375,7 +375,7 @@ class SharedMemory:
     def _check_access(self, key: str, agent: str) -> str:
         """Return the key as the engine knows it, or raise for a key or agent that may not be used here."""
         try:
-            return _full_key(self._prefix, key, agent)
+            return full_key(self._prefix, key, agent)
         except TypeError:  # not hashable, so not a string
             check_key(key)
             check_name(agent)
@@ -465,7 +465,7 @@ class SharedMemory:
 
 
 @lru_cache(8192)  # a team's working set; a miss costs under a microsecond
-def _full_key(prefix: str, key: str, agent: str) -> str:
+def full_key(prefix: str, key: str, agent: str) -> str:
     """Return the key as the engine knows it, for keys and agents that may be used."""
     check_key(key)
     check_name(agent)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec.structs import replace
 
 from tertulia._names import RESERVED_KEYS
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Engine, Put, Record
@@ -65,14 +67,23 @@ class WorkspaceLife:
         if await self._engine.get(f"{self._members}{agent_id}") is None:
             raise NotAMemberError(agent_id, operation, self.workspace_id, "it has never joined")
 
-    async def archive(self, agent_id: str) -> bool:
-        """Let nothing change any more; return whether it was open."""
+    async def archive(self, agent_id: str, also: Callable[[], Awaitable[Commit]]) -> bool:
+        """Let nothing change any more, and do what `also` returns in the same commit; return whether it was open."""
         for _ in range(MAX_RACES):
             record = await self._record()
             if record.body == _ARCHIVED:
                 return False
-            if await self._try(self._unchanged(record), Put(self._key, _ARCHIVED, agent_id)):
-                return True
+            more = await also()
+            commit = replace(
+                more,
+                checks=(self._unchanged(record), *more.checks),
+                puts=(Put(self._key, _ARCHIVED, agent_id), *more.puts),
+            )
+            try:
+                await self._engine.commit(commit)
+            except CheckFailed:
+                continue
+            return True
         raise self._lost()
 
     async def remove(self, agent_id: str) -> None:

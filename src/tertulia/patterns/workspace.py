@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar, Unpack
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from tertulia._arguments import check_count
 from tertulia._commits import GuardedEngine, GuardFailed
-from tertulia._names import check_name, check_topic
+from tertulia._names import check_key, check_name, check_topic
+from tertulia.ballots import (
+    NO,
+    YES,
+    Ballot,
+    BallotResult,
+    BallotState,
+    Candidate,
+    TermOptions,
+)
 from tertulia.engines.base import Check, CheckFailed, Commit, Send
 from tertulia.errors import ConflictError, InvalidNameError, InvalidTopicError, NotAMemberError
 from tertulia.memory import SharedMemory
 from tertulia.messaging.outbox import ROOM_TIMEOUT
 from tertulia.patterns._workspace_life import MAX_RACES, WorkspaceLife
 from tertulia.patterns.presence import DEFAULT_PRESENCE, Presence
+from tertulia.patterns.vote_requests import VoteAnswers, request_votes
+from tertulia.patterns.voting import Ballots
 from tertulia.records import MemoryEntry, Message, new_id
 from tertulia.space import Space
 from tertulia.watching import GuardedWatch
 
 T = TypeVar("T")
 
+MAX_QUESTION = 600  # characters of the question that is made of a key: a key has fewer
 MAX_VERSION = 2**63 - 1  # what engines count with
 
 
@@ -63,8 +75,19 @@ class CollaborativeWorkspace:
         self.space = space
         self.topic = _topic_of(workspace_id)
         self._life = WorkspaceLife(workspace_id, space.engine)
-        self._presence = Presence(space, f"{self._life.prefix}present:", lease=presence_lease, guard=self._while_open)
         self._data = f"{self._life.prefix}data:"
+        self._presence = Presence(
+            space, f"{self._life.prefix}present:", lease=presence_lease, guard=self._may_act, on_tick=self._close_due
+        )
+        self._ballots = Ballots(
+            space,
+            f"{self._life.prefix}ballot:",
+            data=self._data,
+            guard=self._may_act,
+            present=self._presence.there,
+            topic=self.topic,
+            about={"workspace": workspace_id},
+        )
 
     # --- members ---
 
@@ -188,15 +211,112 @@ class CollaborativeWorkspace:
         send = self.space.broker.outbox.send_of(message)
         return Send(send.mailbox, send.message_id, send.body, notes=send.notes, optional=True)
 
+    # --- decisions ---
+
+    async def propose_change(
+        self,
+        proposer: str,
+        key: str,
+        new_value: object,
+        *,
+        reason: str = "",
+        expected_version: int | None = None,
+        proposal_id: str | None = None,
+        **terms: Unpack[TermOptions],
+    ) -> Ballot:
+        """Ask the participants whether a shared value shall become `new_value`; return the open ballot.
+
+        It is a question, answered by "yes" or "no", whose terms are pinned now; see TermOptions. Without an
+        `electorate` it is all who are participants now, the proposer too. If it passes, the value is written in the
+        commit that closes the ballot, provided that the key is still at the version that it has now; otherwise
+        the result is PASSED all the same, `applied` is False, and `superseded` says which version is there.
+
+        With `expected_version` the key must be at that version now, 0 meaning absent: VersionConflictError. Raises
+        what Ballots.open raises.
+        """
+        check_key(key)
+        options = (Candidate(name=YES, key=key, value=new_value, version=expected_version), NO)
+        question = f"change {key}"[:MAX_QUESTION]
+        return await self.open_ballot(proposer, question, options, reason=reason, proposal_id=proposal_id, **terms)
+
+    async def open_ballot(
+        self,
+        proposer: str,
+        question: str,
+        options: Sequence[str | Candidate] = (YES, NO),
+        *,
+        reason: str = "",
+        proposal_id: str | None = None,
+        **terms: Unpack[TermOptions],
+    ) -> Ballot:
+        """Put a question, or a choice between several options, to the participants; see Ballots.open.
+
+        A Candidate stands for a shared value at its version, or for a value that a key is set to if it wins.
+        """
+        if "electorate" not in terms:
+            await self._life.fence()
+            terms["electorate"] = await self.participants()
+        return await self._ballots.open(proposer, question, options, reason=reason, ballot_id=proposal_id, **terms)
+
+    async def vote(self, voter: str, proposal_id: str, choice: object, *, reason: str = "") -> Ballot:
+        """Cast a participant's vote, or change it; return the ballot, closed if this decided it. See Ballots.vote."""
+        return await self._ballots.vote(voter, proposal_id, choice, reason=reason)
+
+    async def request_votes(
+        self, asker: str, proposal_id: str, *, voters: Iterable[str] | None = None, timeout: float | None = None
+    ) -> VoteAnswers:
+        """Ask voters by message and cast what they reply; return what came of it.
+
+        Each voter, by default all but the asker who have not voted, gets a request of type "vote_request" with the
+        ballot, question, reason, options, candidates and deadline. Its reply is the vote: a choice, or a dict with
+        "choice" and "reason". Ends when all have answered, after `timeout` seconds, or when the ballot is closed.
+        Who does not answer, or with what is no vote, is named in `failed`; asking again is harmless.
+        """
+        await self._life.is_archived()
+        return await request_votes(
+            self.space,
+            self._ballots,
+            asker,
+            proposal_id,
+            voters=voters,
+            timeout=timeout,
+            about={"workspace": self.workspace_id},
+        )
+
+    async def proposal(self, proposal_id: str) -> Ballot:
+        """Return a ballot as it is now; a sealed one shows its votes once it is closed."""
+        await self._life.is_archived()
+        return await self._ballots.get(proposal_id)
+
+    async def proposals(self, *, state: BallotState | str | None = None) -> list[Ballot]:
+        """Return the ballots, or those that are "open" or "closed", in the order of their opening."""
+        await self._life.is_archived()
+        return await self._ballots.proposals(state=state)
+
+    async def history(self, *, limit: int = 100) -> list[Ballot]:
+        """Return the ballots that were closed last, with results, votes, reasons and dissent; the latest comes last."""
+        await self._life.is_archived()
+        return await self._ballots.history(limit=limit)
+
+    async def result(self, proposal_id: str) -> BallotResult | None:
+        """Return a ballot's result, or None while it is open."""
+        return (await self.proposal(proposal_id)).result
+
+    async def wait(self, proposal_id: str, *, timeout: float | None = None) -> BallotResult | None:
+        """Wait until a ballot is closed, at its deadline at the latest; return None if it is open after `timeout` s."""
+        await self._life.is_archived()
+        return await self._ballots.wait(proposal_id, timeout=timeout)
+
     # --- the end ---
 
     async def archive(self, requester: str) -> bool:
         """Let nothing change any more; return whether it was open. All who were ever members can still read.
 
-        Anybody who has ever been a member may do this, so that one survivor of a crash can.
+        In the same commit open ballots end as EXPIRED. Anybody who has ever been a member may do this, so that one
+        survivor of a crash can.
         """
         await self._check_was_member(requester, "archive")
-        return await self._life.archive(requester)
+        return await self._life.archive(requester, lambda: self._ballots.endings("the workspace was archived"))
 
     async def remove(self, requester: str) -> None:
         """Remove the workspace with everything in it, archived or not. Whoever joins next makes a new one.
@@ -209,8 +329,12 @@ class CollaborativeWorkspace:
 
     # --- inside ---
 
-    async def _while_open(self) -> tuple[Check, ...]:
-        return (await self._life.fence(),)
+    async def _may_act(self, agent_id: str | None = None) -> tuple[Check, ...]:
+        """Return the checks under which an agent may take part in decisions, or without one anything may happen."""
+        return (await self._life.fence(),) if agent_id is None else await self._guards(agent_id, "decide in")
+
+    async def _close_due(self) -> None:
+        await self._ballots.close_due()
 
     async def _guards(self, agent_id: str, operation: str) -> tuple[Check, ...]:
         """Return what must still hold when a participant's change is committed."""
