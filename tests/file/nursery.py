@@ -48,27 +48,26 @@ class Nursery:
             for pid in list(self._workers):
                 self.kill(pid)
 
-    def start(self, name: str, role: str, environment: dict[str, str], *values: Any) -> int:
+    def start(self, name: str, role: str, *values: Any) -> int:
         """Fork a worker that runs the coroutine function `module:function` with a log and the values."""
         pid = os.fork()
         if pid:
             self._workers[pid] = name
             return pid
         try:
-            self._run(name, role, environment, values)
+            self._run(name, role, values)
         except BaseException:  # noqa: BLE001 - the worker must end here, whatever happens
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
 
-    def _run(self, name: str, role: str, environment: dict[str, str], values: tuple[Any, ...]) -> None:
+    def _run(self, name: str, role: str, values: tuple[Any, ...]) -> None:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(KILLED_WITH_PARENT, signal.SIGKILL)
         errors = os.open(self._directory / f"{name}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         nothing = os.open(os.devnull, os.O_RDWR)
         for old, new in ((0, nothing), (1, nothing), (2, errors)):
             os.dup2(new, old)
-        os.environ.update(environment)
         module, _, function = role.partition(":")
         log = Log(self._directory / f"{name}.log")
         asyncio.run(getattr(import_module(module), function)(log, *values))

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -30,10 +30,16 @@ class Worker:
 
 
 class Pool(Generic[E]):
-    """Starts workers (see nursery.py), and ends every one of them. Entries of their logs are of type `entry`."""
+    """Starts workers (see nursery.py), and ends every one of them.
 
-    def __init__(self, directory: Path, entry: Any, *modules: str) -> None:
+    Entries of their logs are of type `entry`; `environment` adds to this process's own.
+    """
+
+    def __init__(
+        self, directory: Path, entry: Any, *modules: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._directory = directory
+        self._environment = environment or {}
         self._modules = modules
         self._decode = msgspec.json.Decoder(entry).decode
         self._nursery: Process | None = None
@@ -42,7 +48,8 @@ class Pool(Generic[E]):
 
     async def __aenter__(self) -> Self:
         self._directory.mkdir(exist_ok=True)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+        path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+        environment = {**os.environ, **self._environment, "PYTHONPATH": path}
         command = (sys.executable, "-m", "tests.file.nursery", str(self._directory), *self._modules)
         self._nursery = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, cwd=ROOT, env=environment
@@ -64,11 +71,11 @@ class Pool(Generic[E]):
             self._nursery.stdin.write(msgspec.json.encode(command) + b"\n")
             return msgspec.json.decode(await self._nursery.stdout.readline())
 
-    async def start(self, name: str, role: str, *values: object, environment: dict[str, str] | None = None) -> Worker:
+    async def start(self, name: str, role: str, *values: object) -> Worker:
         """Start a worker that runs a coroutine function, `module:function`."""
         self._lives += 1
         unique = f"{name}.{self._lives}"
-        pid = await self._ask("start", unique, role, environment or {}, *values)
+        pid = await self._ask("start", unique, role, *values)
         return Worker(unique, pid, self._directory / f"{unique}.log")
 
     async def signal(self, worker: Worker, number: signal.Signals) -> None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 import tertulia
 from tertulia import MemoryAccessMode, MemoryRegion, Message
-from tertulia.engines.base import Put
+from tertulia.engines.base import Commit, Committed, Put
 from tertulia.engines.file import FileEngine
 from tertulia.errors import AccessDeniedError, AlreadySettledError, ConflictError, LeaseLostError
 from tests.file.nursery import Log
@@ -86,13 +86,20 @@ async def holder(log: Log, url: str, mailbox: str) -> None:
 
 
 async def region_holder(log: Log, url: str) -> None:
-    """Hold a region and a key alone, stop past the end of both, and write afterwards."""
+    """Hold a region and a key alone, and stop in the middle of a write, past the end of both."""
     async with tertulia.connect(url) as space:
         region = MemoryRegion("plans", space.memory)
         await region.grant_access("stale", MemoryAccessMode.EXCLUSIVE, lease=LEASE)
         held = await space.engine.put(Put(HELD, b"", "stale", ttl=LEASE))
         await region.write("plan", "mine", agent_id="stale")
-        stop()
+        apply = space.engine.commit
+
+        async def stop_and_commit(commit: Commit) -> Committed:
+            space.engine.commit = apply
+            stop()
+            return await apply(commit)
+
+        space.engine.commit = stop_and_commit  # permitted to write, but not written yet
         try:
             await region.write("plan", "mine again", agent_id="stale")
             log.say(Said("written"))
