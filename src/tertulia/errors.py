@@ -8,6 +8,7 @@
     │   ├── InvalidURLError                 a space URL that no engine answers to
     │   ├── InvalidTermError                a term that a ballot cannot have
     │   ├── UnknownChoiceError              a vote for what is not on the ballot
+    │   ├── InvalidTargetError              no module:attribute that can be run
     │   ├── EncodeError                     a value that cannot be stored
     │   └── ValueTooLargeError              a value above the engine's limit
     ├── DecodeError (ValueError)            stored bytes that are not what the reader asked for
@@ -122,6 +123,15 @@ class UnknownChoiceError(InvalidInputError):
         super().__init__(f"ballot {ballot_id!r} does not take the vote {_short(choice)}: {reason}")
         self.ballot_id = ballot_id
         self.choice = choice
+        self.reason = reason
+
+
+class InvalidTargetError(InvalidInputError):
+    """What is to be run is no `module:attribute`, or there is no agent at that place."""
+
+    def __init__(self, target: object, reason: str) -> None:
+        super().__init__(f"cannot run {_short(target)}: {reason}")
+        self.target = target
         self.reason = reason
 
 

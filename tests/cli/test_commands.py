@@ -310,5 +310,17 @@ print([name for name in ("rich", "tertulia.compare", "apsw", "nats") if name in 
         timeout=LONGEST,
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("memory", "send", "request", "publish", "listen", "inbox", "dead-letters", "doctor", "compare"):
+    for command in (
+        "memory",
+        "send",
+        "request",
+        "publish",
+        "listen",
+        "inbox",
+        "dead-letters",
+        "doctor",
+        "run",
+        "run",
+        "compare",
+    ):
         assert f"  {command} " in done.stdout

@@ -43,6 +43,11 @@ EXPECTED = {
         nothing was committed: 'balance' moved on to version 4
         notes for the auditor: 0
     """,
+    "two_processes.py": r"""
+        the sum is 6
+        the sum is 15, by another process: True
+        all stopped, exit code 0
+    """,
 }
 
 
@@ -68,7 +73,8 @@ async def test_an_example_runs_anywhere_and_prints_what_it_is_there_to_show(name
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert errors.decode() == ""
+    # That a step of the event loop was slow is about the machine, not about the example.
+    assert re.sub(r"^Executing .* took [\d.]+ seconds\n", "", errors.decode(), flags=re.MULTILINE) == ""
     assert process.returncode == 0
     printed = output.decode().splitlines()
     wanted = [line.strip() for line in EXPECTED[name].strip().splitlines()]

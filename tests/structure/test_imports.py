@@ -24,6 +24,7 @@ LAYERS = (
     ("core", {"space", "memory", "watching", "regions", "messaging", "transaction", "_commits"}),
     ("patterns", {"patterns"}),
     ("agents", {"agents"}),
+    ("processes", {"processes"}),
     ("comparison", {"compare", "selection"}),
     ("portal", {"blocking"}),
     ("the package itself", {""}),

@@ -138,6 +138,18 @@ class MessagePassingAgent:
         finally:
             timer.cancel()
 
+    async def run(self) -> None:
+        """Handle messages until somebody stops the agent, its mailbox is removed, or the space closes; then return.
+
+        A handler may call `stop` to end it. Cancelled, the agent stops as `stop` does, and the cancelling goes on.
+        """
+        await self.start()
+        try:
+            while self._consumers:
+                await asyncio.wait(list(self._consumers))
+        finally:
+            await self.stop()
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self

@@ -14,6 +14,7 @@ import typer
 
 from tertulia.cli import dead_letters, memory, messages
 from tertulia.cli.doctor import doctor
+from tertulia.cli.run import run as run_agents
 
 __all__ = ["app", "main"]
 
@@ -147,6 +148,7 @@ def recommend(
     run(fields, profile=profile, language=language, json=json)
 
 
+app.command("run")(run_agents)
 app.add_typer(memory.app, name="memory")
 app.command()(messages.send)
 app.command()(messages.request)

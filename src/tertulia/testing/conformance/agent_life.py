@@ -216,6 +216,41 @@ async def unregistered_agent_ends(h: Harness) -> None:
 
 
 @case()
+async def agent_runs_until_one_of_its_handlers_stops_it(h: Harness) -> None:
+    """`run` starts an agent and returns when somebody stops it: after the handler that did so has ended."""
+    space = await h.open()
+    agent = MessagePassingAgent("ada", space.broker)
+    await register(space, "ada")
+
+    @agent.on_message("default")
+    async def handle(got: Message) -> None:
+        if got.content == "go home":
+            await agent.stop()
+
+    async with running(agent.run()) as run:
+        await agent.send("ada", "work")
+        await idle(h, space)
+        no(run.done(), "whether it ended after its first message")
+        await agent.send("ada", "go home")
+        await agent.send("ada", "too late")
+        await within(run)
+    equal(await contents(space), ["too late"], "what is left in the mailbox")
+
+
+@case()
+async def agent_runs_until_its_mailbox_is_removed(h: Harness) -> None:
+    """`run` returns when there is nothing more to come."""
+    space = await h.open()
+    agent = MessagePassingAgent("ada", space.broker)
+    await register(space, "ada")
+    async with running(agent.run()) as run:
+        await pause(h)
+        no(run.done(), "whether it ended while its mailbox was there")
+        await space.broker.unregister_agent("ada")
+        await within(run)
+
+
+@case()
 async def agents_publish_and_subscribe(h: Harness) -> None:
     """What an agent publishes is handled by every agent that subscribed, with the topic and its sender."""
     space = await h.open()
