@@ -20,6 +20,9 @@ from tertulia.memory import SharedMemory
 from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.delivery import Delivery, DeliveryTransaction
 from tertulia.messaging.mailbox import MessageQueue
+from tertulia.patterns.caching import CacheInfo
+from tertulia.patterns.hybrid import HybridCommunicationSystem
+from tertulia.patterns.notifying import Notified
 from tertulia.patterns.vote_requests import VoteAnswers
 from tertulia.patterns.voting import Ballots
 from tertulia.patterns.workspace import BroadcastReceipt, CollaborativeWorkspace
@@ -62,6 +65,7 @@ __all__ = [
     "Ballots",
     "BroadcastReceipt",
     "BrokerStats",
+    "CacheInfo",
     "Candidate",
     "ChangeKind",
     "CollaborativeWorkspace",
@@ -72,6 +76,7 @@ __all__ = [
     "Denominator",
     "Failure",
     "Finding",
+    "HybridCommunicationSystem",
     "MailboxStats",
     "MemoryAccessMode",
     "MemoryAwareAgent",
@@ -84,6 +89,7 @@ __all__ = [
     "MessagePassingAgent",
     "MessageQueue",
     "MessageRecord",
+    "Notified",
     "Outcome",
     "QueuedMessage",
     "Receipt",

@@ -37,6 +37,8 @@
     │   ├── RemoteError                     the other side's handler failed
     │   ├── LoopError                       the message has been handed on too often
     │   └── StreamBrokenError               a partial reply is missing
+    ├── ComputeFailedError                  whoever computed a cached value could not
+    ├── ComputeTimeoutError (TimeoutError)  a cached value was not there in time
     ├── WatchLaggedError                    the watcher fell behind; changes between are gone
     ├── EngineError                         it broke
     │   ├── EngineUnavailableError          the engine cannot be reached
@@ -384,6 +386,33 @@ class StreamBrokenError(MessagingError):
         self.agent_id = agent_id
         self.expected = expected
         self.got = got
+
+
+# --- Caching -------------------------------------------------------------------------------------
+
+
+class ComputeFailedError(TertuliaError):
+    """The function that computes a cached key failed, here or in another process.
+
+    `computed_by` is the agent whose function it was, `kind` its exception's type, `detail` the text. Everybody who
+    waited for it gets the same; where the function ran, `__cause__` is the exception itself.
+    """
+
+    def __init__(self, key: str, computed_by: str, kind: str, detail: str) -> None:
+        super().__init__(f"computing {_short(key)} failed for {computed_by!r} with {kind}: {detail}")
+        self.key = key
+        self.computed_by = computed_by
+        self.kind = kind
+        self.detail = detail
+
+
+class ComputeTimeoutError(TertuliaError, TimeoutError):
+    """A cached value was neither there nor computed in time. Whoever computes it may go on for others."""
+
+    def __init__(self, key: str, timeout: float) -> None:
+        super().__init__(f"{_short(key)} was not computed within {timeout:g} s")
+        self.key = key
+        self.timeout = timeout
 
 
 # --- Watching ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tertulia._background import logger
 from tertulia._codec import convert, decode_plain
 from tertulia._commits import check_commit_size, conflict
 from tertulia._names import check_key
-from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Settle
+from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Sent, Settle
 from tertulia.errors import InvalidInputError, KeyExistsError, KeyNotFoundError, TertuliaError
 from tertulia.messaging.outbox import Outbox
 from tertulia.records import KEEP, DeliveryMode, Keep, MemoryEntry, Message
@@ -49,6 +49,7 @@ class Transaction:
         self._state = "open"
         self._seen_checks: list[Check] = []
         self._records: tuple[Record, ...] = ()
+        self._sent: tuple[Sent, ...] = ()
         self.revision: int | None = None
         self.lost_race = False
 
@@ -174,7 +175,7 @@ class Transaction:
         finally:
             self._state = "ended"
         self.revision = committed.revision
-        self._records = committed.records
+        self._records, self._sent = committed.records, committed.sent
         self._outbox.log_commit(self._messages)
         for send in self._emits:
             await self._emit(send)
