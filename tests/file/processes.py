@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 40.0  # seconds for a process to do its work; only a hang meets it
 
 
-async def start(role: str, url: str, *values: object) -> Process:
-    """Start a worker."""
+async def start(role: str, url: str, *values: object, module: str = "tests.file.workers") -> Process:
+    """Start a worker of a module."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    command = (sys.executable, "-m", "tests.file.workers", role, url, *map(str, values))
+    command = (sys.executable, "-m", module, role, url, *map(str, values))
     return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, cwd=ROOT, env=environment)
 
 

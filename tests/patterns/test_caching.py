@@ -20,6 +20,7 @@ from tertulia.errors import (
 )
 from tertulia.patterns.caching import FLIGHT_KEYS, MAX_CACHE_KEY
 from tertulia.testing.conformance import SpaceHarness
+from tests.patterns.computing import Function
 
 TTL = 4.0  # seconds; short, since on some engines time really has to pass
 HALF = 2.0
@@ -29,25 +30,6 @@ LIMIT = 5  # seconds of real time for what happens at once unless something is b
 @pytest.fixture
 def system(space: Space) -> HybridCommunicationSystem:
     return HybridCommunicationSystem(space)
-
-
-class Function:
-    """Something to compute: it counts its calls, and returns the number of the call unless told otherwise."""
-
-    def __init__(self, *outcomes: Any) -> None:
-        self.calls = 0
-        self.outcomes = outcomes
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def __call__(self) -> Any:
-        self.calls += 1
-        number = self.calls
-        await self.gate.wait()
-        outcome = self.outcomes[number - 1] if number <= len(self.outcomes) else number
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
 
 
 async def soon(awaitable: Any) -> Any:
@@ -389,8 +371,7 @@ async def test_what_is_being_computed_while_its_key_is_taken_back_is_not_stored(
     harness: SpaceHarness, system: HybridCommunicationSystem, how: dict[str, str]
 ) -> None:
     other = HybridCommunicationSystem(await harness.open_again())
-    old, new = Function("old"), Function("new")
-    old.gate.clear()
+    old, new = Function.held("old"), Function("new")
     early = [asyncio.create_task(system.get_or_compute("k", old, tags=["t"])) for _ in range(2)]
     await harness.advance(0)
     assert await other.invalidate(**how) == 0
@@ -407,8 +388,7 @@ async def test_what_is_being_computed_while_its_key_is_taken_back_is_not_stored(
 async def test_who_asks_after_a_key_was_taken_back_does_not_get_what_was_begun_before(
     harness: SpaceHarness, system: HybridCommunicationSystem
 ) -> None:
-    function = Function("old", "new")
-    function.gate.clear()
+    function = Function.held("old", "new")
     early = asyncio.create_task(system.get_or_compute("k", function))
     await harness.advance(0)
     await system.invalidate(key="k")
@@ -522,8 +502,7 @@ async def test_a_function_may_use_other_keys(system: HybridCommunicationSystem) 
 
 
 async def test_nobody_waits_longer_than_he_said(harness: SpaceHarness, system: HybridCommunicationSystem) -> None:
-    function = Function()
-    function.gate.clear()
+    function = Function.held()
     waiting = asyncio.create_task(system.get_or_compute("k", function, timeout=HALF))
     await harness.advance(HALF + 0.5)
     with pytest.raises(ComputeTimeoutError) as caught:

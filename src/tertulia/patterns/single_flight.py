@@ -86,7 +86,8 @@ class How(Enum):
     LANDED = "landed"  # the value is stored
     UNSTORED = "unstored"  # there is a value, but it came too late to be stored, or could not be
     FAILED = "failed"  # the function did
-    AGAIN = "again"  # somebody else holds the lease, or the time of the one whose function ran was over
+    AGAIN = "again"  # somebody else holds the lease, or it was given up
+    OVERDUE = "overdue"  # the function failed when the time of its caller was over: the others look again
     BROKEN = "broken"  # the engine did
     CLOSED = "closed"  # the space did
 
@@ -101,6 +102,7 @@ class Outcome(Struct, frozen=True):
 
 
 _AGAIN = Outcome(How.AGAIN)
+_OVERDUE = Outcome(How.OVERDUE)
 _CLOSED = Outcome(How.CLOSED)
 
 
@@ -148,8 +150,8 @@ class SingleFlight:
                 raise
             return None
 
-    async def _miss(self, call: Call, record: Record | None) -> Answer:
-        """Compute the value or wait for whoever does, until there is an outcome."""
+    async def _miss(self, call: Call, record: Record | None) -> Answer | None:
+        """Compute the value or wait for whoever does, until there is an outcome. None when the call's time is over."""
         waited_for = 0
         while True:
             leader = await self._cache.flight(call.key)
@@ -163,7 +165,9 @@ class SingleFlight:
             else:
                 own = True
                 outcome = await self._start(call, record).join()
-            if outcome.how is not How.AGAIN:
+            if outcome.how is How.OVERDUE and own:
+                return None
+            if outcome.how not in (How.AGAIN, How.OVERDUE):
                 self.counts.shared += not own
                 return await self._landed(call, outcome)
             record, cached = await self._cache.value(call.key)
@@ -262,7 +266,7 @@ class SingleFlight:
         """Show the failure to all who wait, unless it is only that one caller's time was over."""
         call = flight.call
         if call.until is not None and self._clock.monotonic() >= call.until - BLINK and not flight.is_refresh:
-            return _AGAIN
+            return _OVERDUE
         self.counts.failures += 1
         if flight.is_refresh:
             logger.warning("%r could not be computed anew", call.key, exc_info=error)
