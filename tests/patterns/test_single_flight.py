@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self, cast
 
 import pytest
 
 from tertulia import CacheInfo, HybridCommunicationSystem, Message, MessagePassingAgent, Space
-from tertulia.engines.base import Commit, Committed, Record
+from tertulia.engines.base import ChangeStream, Commit, Committed, Record
 from tertulia.errors import (
     ComputeFailedError,
     ComputeTimeoutError,
     EngineUnavailableError,
     RemoteError,
     SpaceClosedError,
+    WatchLaggedError,
 )
-from tertulia.patterns.caching import CACHE_KEYS, FLIGHT_KEYS
+from tertulia.patterns.caching import CACHE_KEYS, FAILURE_KEYS, FLIGHT_KEYS
 from tertulia.testing.conformance import SpaceHarness
 from tertulia.testing.faults import Fault, FaultyEngine
 from tests.patterns.computing import Function
@@ -127,6 +128,103 @@ async def test_who_waits_is_woken_and_does_not_look_again_and_again(
     function.gate.set()
     assert await soon(asyncio.gather(*calls)) == [1] * 11
     await waiting.space.background.aclose()
+
+
+class Meddling(FaultyEngine):
+    """An engine that lets something happen right after a key was read."""
+
+    def __init__(self, inner: Space) -> None:
+        super().__init__(inner.engine, {})
+        self.after: dict[str, Callable[[], Awaitable[object]]] = {}
+
+    async def get(self, key: str) -> Record | None:
+        record = await super().get(key)
+        if key in self.after:
+            await self.after.pop(key)()
+        return record
+
+
+@asynccontextmanager
+async def meddled_with(harness: SpaceHarness) -> AsyncIterator[tuple[Meddling, HybridCommunicationSystem]]:
+    inner = await harness.open_again()
+    engine = Meddling(inner)
+    space = Space(inner.url, engine, inner.clock)
+    yield engine, system_of(space)
+    await space.background.aclose()
+
+
+async def test_who_saw_no_value_just_before_it_was_stored_does_not_compute_it_again(
+    harness: SpaceHarness, other: HybridCommunicationSystem
+) -> None:
+    async with meddled_with(harness) as (engine, system):
+        quick, late = Function("quick"), Function("late")
+        engine.after[CACHE_KEYS + "k"] = lambda: other.get_or_compute("k", quick)
+        assert await soon(call(system, late)) == "quick"
+        assert (quick.calls, late.calls) == (1, 0)
+
+
+async def test_a_value_is_not_overshadowed_by_an_older_failure(
+    harness: SpaceHarness, other: HybridCommunicationSystem
+) -> None:
+    async with meddled_with(harness) as (engine, system):
+
+        async def fail() -> None:
+            with pytest.raises(ComputeFailedError):
+                await other.get_or_compute("k", Function(ValueError("no")), negative_ttl=1000.0)
+
+        engine.after[FAILURE_KEYS + "k"] = fail  # after this caller has seen that there is none
+        assert await soon(call(system, Function("value"), ttl=1.0)) == "value"
+        await harness.advance(1.5)
+        assert await soon(call(other, Function("next"))) == "next"
+
+
+class Lagging(FaultyEngine):
+    """An engine whose watches fall behind, or break, before anything was read from them."""
+
+    def __init__(self, inner: Space, *errors: Exception) -> None:
+        super().__init__(inner.engine, {})
+        self.errors = list(errors)
+
+    async def watch(self, pattern: str, *, after: int | None = None) -> ChangeStream:
+        stream = await super().watch(pattern, after=after)
+        return cast("ChangeStream", _Broken(stream, self.errors.pop(0))) if self.errors else stream
+
+
+class _Broken:
+    def __init__(self, stream: ChangeStream, error: Exception) -> None:
+        self.error = error
+        self.aclose = stream.aclose
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> None:
+        await asyncio.sleep(0)
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [WatchLaggedError("k", 1), EngineUnavailableError("gone")], ids=lambda e: type(e).__name__
+)
+async def test_who_waits_is_woken_though_the_watch_fell_behind_or_broke(
+    harness: SpaceHarness,
+    system: HybridCommunicationSystem,
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "tertulia")
+    inner = await harness.open_again()
+    space = Space(inner.url, Lagging(inner, error, error), inner.clock)
+    function = Function.held()
+    calls = [call(system, function)]
+    await harness.advance(0)
+    calls += [call(system_of(space), Function()) for _ in range(3)]
+    await harness.advance(2.5)
+    assert not any(task.done() for task in calls)
+    function.gate.set()
+    await harness.advance(0)
+    assert await soon(asyncio.gather(*calls)) == [1] * 4
+    await space.background.aclose()
 
 
 # --- its error reaches everybody ---------------------------------------------------------------------
@@ -381,6 +479,36 @@ async def test_within_a_handler_the_deadline_of_the_request_bounds_the_wait_and_
         answers.set()
         await harness.advance(0)
         assert await soon(patient) == "answer"
+
+
+async def test_a_refresh_has_more_time_than_the_request_that_found_the_value_stale(
+    harness: SpaceHarness, system: HybridCommunicationSystem
+) -> None:
+    front, back = MessagePassingAgent("front", system.broker), MessagePassingAgent("back", system.broker)
+    answers = asyncio.Event()
+
+    @back.on_message("default")
+    async def answer(_: Message) -> str:
+        await answers.wait()
+        return "new"
+
+    @front.on_message("default")
+    async def handle(_: Message) -> Any:
+        async def ask_back() -> Any:
+            return await front.request("back", "question", timeout=100.0)
+
+        return await system.get_or_compute("k", ask_back, ttl=1.0, stale_while_revalidate=100.0, timeout=100.0)
+
+    async with front, back:
+        await system.get_or_compute("k", lambda: "old", ttl=1.0, stale_while_revalidate=100.0)
+        await harness.advance(1.5)
+        client = MessagePassingAgent("client", system.broker)
+        assert await soon(client.request("front", "?", timeout=1.0)) == "old"
+        await harness.advance(1.5)
+        answers.set()
+        await harness.advance(0)
+        await harness.advance(0)
+        assert await soon(call(system, Function("unused"))) == "new"
 
 
 # --- an engine that does not say what happened -------------------------------------------------------

@@ -199,7 +199,7 @@ class SingleFlight:
         """Begin to compute the key, whose stored record was this one."""
         flight = _Flight(call, self._flights, is_refresh=is_refresh)
         flight.task = self._space.background.start(self._fly(flight, record), f"tertulia computing {call.key}")
-        flight.task.add_done_callback(lambda _: flight.end(_AGAIN))  # one that was cancelled before it began, too
+        flight.task.add_done_callback(lambda _: flight.end(_CLOSED))  # one that was cancelled before it began, too
         return flight
 
     def _refresh(self, call: Call, record: Record, timeout: float | None) -> None:
@@ -212,16 +212,12 @@ class SingleFlight:
         context.run(lambda: self._start(replace(call, until=until), record, is_refresh=True))
 
     async def _fly(self, flight: _Flight, record: Record | None) -> None:
-        outcome = _CLOSED
+        outcome = _CLOSED  # as it is for those who still wait when this is cancelled
         try:
             if not flight.is_refresh or await self._is_to_be_refreshed(flight.call.key):
                 outcome = await self._lead(flight, record)
             else:
                 outcome = _AGAIN
-        except asyncio.CancelledError:
-            if not flight.callers:
-                outcome = _AGAIN
-            raise
         except SpaceClosedError:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to know
