@@ -104,7 +104,15 @@ class Nursery:
         return found
 
 
+def plant(bug: str) -> None:
+    """Let all workers have one of the bugs of bugs.py."""
+    pytest = import_module("pytest")
+    getattr(import_module("tests.file.bugs"), bug)(pytest.MonkeyPatch())
+
+
 if __name__ == "__main__":
     for module in sys.argv[2:]:
         import_module(module)
+    if bug := os.environ.get("TERTULIA_PLANTED_BUG"):
+        plant(bug)
     Nursery(Path(sys.argv[1])).serve()

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import tertulia
-from tertulia.engines import _file_bell, _file_hub, _file_time, file
+from tertulia.engines import _file_bell, _file_hub, _file_time
 from tertulia.engines.base import MailboxOptions, Put, Send
 from tertulia.testing import ManualClock
+from tests.file.apart import apart
 
 PATIENCE = 10.0  # seconds; only a hang meets it
 
@@ -27,15 +27,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-async def _apart(url: str, **options: Any) -> tertulia.Space:
-    """Open a space as another process would: sharing nothing but the file."""
-    shared = dict(file._SHARED)  # noqa: SLF001 - what another process would not see
-    file._SHARED.clear()  # noqa: SLF001
-    space = await tertulia.connect(url, **options)
-    file._SHARED.update(shared)  # noqa: SLF001
-    return space
 
 
 async def test_a_busy_file_keeps_nobody_but_the_writer_waiting(tmp_path: Path):
@@ -100,7 +91,7 @@ async def test_a_lost_ring_is_made_up_for(tmp_path: Path, monkeypatch: pytest.Mo
         return _file_bell.Rung.YES
 
     monkeypatch.setattr(_file_bell.Bell, "ring", lose)
-    async with await _apart(url) as here, await _apart(url) as there:
+    async with await apart(url) as here, await apart(url) as there:
         await here.engine.open_mailbox("ada", MailboxOptions())
         stream = await here.engine.watch("k")
         claiming = asyncio.create_task(here.engine.claim("ada", wait=None))
@@ -121,7 +112,7 @@ async def test_without_a_place_for_sockets_processes_look_by_themselves(
     monkeypatch.setattr(_file_hub, "runtime_directory", lambda: None)
     url = f"file:{tmp_path}/space.db"
     got: list[str] = []
-    async with await _apart(url) as here, await _apart(url) as there:
+    async with await apart(url) as here, await apart(url) as there:
         await here.engine.open_mailbox("ada", MailboxOptions())
         here.engine.listen("_reply:x", lambda claimed: got.append(claimed.message_id))
         claiming = asyncio.create_task(here.engine.claim("ada", wait=None))
@@ -165,9 +156,9 @@ async def test_leases_of_an_earlier_boot_are_over(tmp_path: Path, monkeypatch: p
 async def test_a_key_of_a_process_that_died_expires_for_those_who_watch(tmp_path: Path):
     url = f"file:{tmp_path}/space.db"
     clock = ManualClock()
-    async with await _apart(url, clock=clock) as here:
+    async with await apart(url, clock=clock) as here:
         stream = await here.engine.watch("*")
-        async with await _apart(url, clock=clock) as there:
+        async with await apart(url, clock=clock) as there:
             await there.engine.put(Put("k", b"", "ada", ttl=5.0))
         async with asyncio.timeout(PATIENCE):
             kinds = [(await anext(stream)).kind.value]

@@ -340,6 +340,7 @@ async def watch_run(
     rates: Rates | None = None,
     commits: int = 2_000,
     watches: int = 100,
+    patience: float = 20.0,
 ) -> tuple[list[seen.Change], list[seen.Watch]]:
     """Let watchers come and go, from now or from an earlier revision, while writers write and delete."""
     async with open_space(engine, wrap=lambda inside: Interleaved(inside, rates, seed)) as space:
@@ -353,7 +354,7 @@ async def watch_run(
         space.engine.rates.clear()  # the end must be seen
         for pattern in PATTERNS:
             await run.put(pattern.replace("*", END), "the end", "w0")
-        _, waiting = await asyncio.wait(faithful, timeout=20)
+        _, waiting = await asyncio.wait(faithful, timeout=patience)
         assert not waiting, "a watch did not reach the end"
         for visitor in visitors:
             visitor.cancel()
