@@ -1,0 +1,1 @@
+"""The six use cases, each built through shared memory, through messages, and as hybrid where that makes sense."""
