@@ -41,7 +41,8 @@ class Cell(Struct, frozen=True, kw_only=True):
     `agents_as` is "tasks" or "processes". Latencies are in seconds, of one unit of work as its user sees it;
     `p95` and `p99` are None where there were too few samples. `throughput` is in units a second, over the team.
     `bytes_moved` and `bytes_read` are those of one unit: given to the engine, and handed to agents. `cpu` is in seconds
-    of all processes for one unit. `lost_updates` counts over the whole run.
+    of all processes for one unit. `staleness` is for how many seconds a copy was usually out of date: 0.0 where
+    everybody looks at the one place. `lost_updates` counts over the whole run.
     """
 
     use_case: UseCase
@@ -58,6 +59,7 @@ class Cell(Struct, frozen=True, kw_only=True):
     bytes_moved: float = 0.0
     bytes_read: float = 0.0
     cpu: float = 0.0
+    staleness: float = 0.0
     lost_updates: int = 0
     faults: Faults | None = None
 

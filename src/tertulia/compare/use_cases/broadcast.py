@@ -70,11 +70,23 @@ async def _hear_messages(stage: Stage) -> None:
     async with agent:
         await agent.subscribe(TOPIC)
         await stage.ready()
-        await heard_all.wait()
+        await _until_all_heard(stage, heard_all)
 
 
 def _hearer(stage: Stage) -> tuple[MessagePassingAgent, asyncio.Event]:
     return MessagePassingAgent(stage.agent, stage.space.broker, lease=LEASE, when_full=WhenFull.WAIT), asyncio.Event()
+
+
+async def _until_all_heard(stage: Stage, heard_all: asyncio.Event) -> None:
+    """Wait for the last announcement, and for what was held by a hearer that died and comes again."""
+
+    async def drained() -> bool:
+        queue = stage.space.broker.queue(stage.agent)
+        return await queue.size() + await queue.get_pending_count() == 0
+
+    await heard_all.wait()
+    if stage.is_judged:
+        await stage.until(drained)
 
 
 # --- through memory: one key that all watch; each keeps a cursor, so that nobody misses anything -
@@ -127,7 +139,7 @@ async def _read_when_told(stage: Stage) -> None:
     async with agent:
         await agent.subscribe(TOPIC)
         await stage.ready()
-        await heard_all.wait()
+        await _until_all_heard(stage, heard_all)
 
 
 def _a_hearer(_: Setting) -> int:

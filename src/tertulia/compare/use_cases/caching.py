@@ -109,7 +109,7 @@ async def _ask_cache(stage: Stage) -> None:
 
 
 async def _get_or_compute(stage: Stage) -> None:
-    system = HybridCommunicationSystem(stage.space)
+    system = HybridCommunicationSystem(stage.space, lease=LEASE)
     await stage.ready()
     for key in _needs(stage):
         began = stage.now()

@@ -171,7 +171,7 @@ class _Conductor:
                 task.cancel()
             await asyncio.wait(running)
 
-    async def _until_ready(self, running: dict[asyncio.Future[Sheet], int]) -> None:
+    async def _until_ready(self, running: dict[asyncio.Task[Sheet], int]) -> None:
         ready = asyncio.ensure_future(self._all_ready(len(running)))
         try:
             async with asyncio.timeout(STARTING):
@@ -189,9 +189,7 @@ class _Conductor:
             while missing:
                 missing.discard((await anext(changes)).key)
 
-    async def _until_done(
-        self, awaited: Sequence[asyncio.Future[Sheet]], running: dict[asyncio.Future[Sheet], int]
-    ) -> int:
+    async def _until_done(self, awaited: Sequence[asyncio.Task[Sheet]], running: dict[asyncio.Task[Sheet], int]) -> int:
         """Wait for these parts, end those that do not come to an end, and return how many these were.
 
         Nobody is waited for longer than PATIENCE after the last of the others was done.
@@ -221,7 +219,8 @@ class _Conductor:
         return Played(
             sheets=outcome.sheets,
             judged=await JUDGES[self._setting.use_case](outcome),
-            seconds=max(sheet.ended for sheet in sheets) - min(sheet.began for sheet in sheets),
+            seconds=max((sheet.ended for sheet in sheets), default=0)
+            - min((sheet.began for sheet in sheets), default=0),
             stuck=stuck,
         )
 
@@ -243,7 +242,7 @@ def _play(task: bytes) -> bytes:
         return FAILED + traceback.format_exc().encode()
 
 
-def _raise_first(running: dict[asyncio.Future[Sheet], int]) -> None:
+def _raise_first(running: dict[asyncio.Task[Sheet], int]) -> None:
     """Raise the error of a part that has failed."""
     for task in running:
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:

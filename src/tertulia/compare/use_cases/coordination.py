@@ -71,18 +71,20 @@ async def _arrive_in_memory(stage: Stage) -> None:
 
 async def _coordinate(stage: Stage) -> None:
     agent = MessagePassingAgent(COORDINATOR, stage.space.broker, lease=LEASE, concurrency=CONCURRENCY)
-    arrived: dict[int, set[str]] = {}
-    complete: dict[int, asyncio.Event] = {}
+    latest: dict[str, int] = {}
+    changed = asyncio.Condition()
+
+    def all_there(phase: int) -> bool:
+        """Who has come to a later phase has been here: a coordinator that died may have let it pass."""
+        return len(latest) == stage.setting.agents and all(reached >= phase for reached in latest.values())
 
     @agent.on_message("default")
     async def arrive(message: Message) -> int:
         phase = message.content["phase"]
-        there = arrived.setdefault(phase, set())
-        there.add(message.sender)
-        begins = complete.setdefault(phase, asyncio.Event())
-        if len(there) == stage.setting.agents:
-            begins.set()
-        await begins.wait()
+        async with changed:
+            latest[message.sender] = max(phase, latest.get(message.sender, phase))
+            changed.notify_all()
+            await changed.wait_for(lambda: all_there(phase))
         stage.effect(f"{message.sender}:{phase}")
         return phase
 

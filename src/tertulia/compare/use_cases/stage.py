@@ -22,7 +22,20 @@ from msgspec import Struct
 from tertulia.selection.requirement import Paradigm, UseCase
 from tertulia.space import Space
 
-__all__ = ["LEASE", "PACE", "PATIENCE", "Judged", "Outcome", "Part", "Setting", "Sheet", "Stage", "Team", "text_of"]
+__all__ = [
+    "LEASE",
+    "LOOK",
+    "PACE",
+    "PATIENCE",
+    "Judged",
+    "Outcome",
+    "Part",
+    "Setting",
+    "Sheet",
+    "Stage",
+    "Team",
+    "text_of",
+]
 
 LEASE = 2.0  # seconds: what a killed agent held is handed on after as long; a tick of it is what renewing costs
 PATIENCE = 20.0  # seconds after which a part that still waits counts as stuck: several leases
@@ -92,6 +105,11 @@ class Stage:
         self._began = self._ended = perf_counter()
         self._cpu = process_time()
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether every effect is written down, because somebody is going to die in this run."""
+        return self._ledger is not None
+
     # --- together with the others ---
 
     async def ready(self) -> None:
@@ -121,6 +139,11 @@ class Stage:
             await asyncio.wait((working,))
         if not working.cancelled():
             working.result()
+
+    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        """Look again and again whether something is so; only after all that is measured."""
+        while not await condition():  # noqa: ASYNC110 - there is nothing that tells
+            await asyncio.sleep(LOOK)
 
     async def _until(self, key: str) -> None:
         async with self.space.memory.watch(key) as changes:

@@ -1,0 +1,173 @@
+"""From runs of teams to the cells of a profile: what each way costs, at several team sizes and payloads.
+
+At each point every way is run once unmeasured, which also tells how many rounds fill the time for a run. Then the ways
+take turns, in an order that changes, so that whatever else the machine does meets all of them. Latencies are those of
+all runs together; throughput, bytes and processor time are medians over the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from statistics import median
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tertulia.compare.measuring import percentile
+from tertulia.compare.use_cases.conducting import Played, play_as_processes, play_as_tasks
+from tertulia.compare.use_cases.stage import PACE, Setting
+from tertulia.compare.use_cases.teams import TEAMS, team_of
+from tertulia.selection.profile import Cell, Faults
+from tertulia.selection.requirement import Paradigm, UseCase
+
+__all__ = ["PROCESSES", "TASKS", "Plan", "Point", "measure"]
+
+TASKS, PROCESSES = "tasks", "processes"
+WARM_UP = 8  # rounds: enough to see how long one takes
+FEWEST, MOST = 8, 2_000  # rounds an agent
+MOST_UNITS = 20_000  # of a run, however short they are: beyond, percentiles gain nothing
+PACED = (UseCase.EVENT_STREAMING, UseCase.BROADCAST)  # where units are handed over, not waited for
+FAULT_AGENTS, FAULT_ROUNDS = 4, 40
+
+FreshSpace = Callable[[], AbstractAsyncContextManager[str]]
+"""Gives the URL of a new, empty space, which is removed afterwards."""
+
+
+class Point(Struct, frozen=True, kw_only=True):
+    """Where to measure: all ways of a use case, on one engine, at one team size and payload."""
+
+    use_case: UseCase
+    engine: str
+    agents_as: str
+    agents: int
+    payload: int
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What to measure, and how long: `seconds` a run, `repeat` runs each way. `faults`: somebody dies, too."""
+
+    points: tuple[Point, ...]
+    spaces: dict[str, FreshSpace]
+    seconds: float
+    repeat: int
+    faults: bool = False
+
+
+class Progress:
+    """Who wants to know how far it is; this one does not."""
+
+    def point(self, point: Point, paradigms: Sequence[Paradigm]) -> None:
+        """The runs of a point begin."""
+
+    def measured(self, cell: Cell) -> None:
+        """A cell is done."""
+
+
+async def measure(plan: Plan, progress: Progress) -> AsyncIterator[Cell]:
+    """Yield the cells as they are measured. Raises what conducting raises."""
+    judged: dict[tuple[UseCase, Paradigm, str], Faults] = {}
+    for point in plan.points:
+        progress.point(point, tuple(TEAMS[point.use_case]))
+        for paradigm, cell in (await _measure_point(plan, point)).items():
+            place = (point.use_case, paradigm, point.engine)
+            if plan.faults and point.agents_as == PROCESSES and place not in judged:
+                judged[place] = await _with_a_death(plan, point, paradigm)
+            whole = replace(cell, faults=judged.get(place))
+            progress.measured(whole)
+            yield whole
+
+
+async def _measure_point(plan: Plan, point: Point) -> dict[Paradigm, Cell]:
+    settings: dict[Paradigm, Setting] = {}
+    for paradigm in TEAMS[point.use_case]:
+        warm_up = _setting(point, paradigm, WARM_UP)
+        played = await _play(plan, point, warm_up)
+        settings[paradigm] = replace(warm_up, rounds=_rounds(plan, point, played))
+    runs: dict[Paradigm, list[Played]] = {paradigm: [] for paradigm in settings}
+    paced: dict[Paradigm, list[Played]] = {paradigm: [] for paradigm in settings}
+    for number in range(plan.repeat):
+        for paradigm in settings if number % 2 else reversed(settings):
+            setting = replace(settings[paradigm], seed=number + 1)
+            runs[paradigm].append(await _play(plan, point, setting))
+            if point.use_case in PACED:
+                paced[paradigm].append(await _play(plan, point, _paced(plan, setting)))
+    return {paradigm: _cell(point, paradigm, runs[paradigm], paced[paradigm] or runs[paradigm]) for paradigm in runs}
+
+
+def _setting(point: Point, paradigm: Paradigm, rounds: int) -> Setting:
+    return Setting(
+        use_case=point.use_case, paradigm=paradigm, agents=point.agents, payload=point.payload, rounds=rounds
+    )
+
+
+def _rounds(plan: Plan, point: Point, played: Played) -> int:
+    """Return how many rounds fill the time for a run, as far as can be told from the warm-up."""
+    fitting = plan.seconds / max(played.seconds / WARM_UP, 1e-6)
+    return int(max(FEWEST, min(fitting, MOST, MOST_UNITS / point.agents)))
+
+
+def _paced(plan: Plan, setting: Setting) -> Setting:
+    """Return the setting with as many rounds as fit if they are handed over one at a time."""
+    fitting = plan.seconds / (PACE * (setting.agents - 1))
+    return replace(setting, paced=True, rounds=int(max(3, min(fitting, setting.rounds))))
+
+
+async def _play(plan: Plan, point: Point, setting: Setting) -> Played:
+    async with plan.spaces[point.engine]() as url:
+        if point.agents_as == TASKS:
+            return await play_as_tasks(url, setting)
+        return await play_as_processes(url, setting)
+
+
+async def _with_a_death(plan: Plan, point: Point, paradigm: Paradigm) -> Faults:
+    """Kill the one whose death hurts most, when it has done half of its work."""
+    setting = replace(_setting(point, paradigm, FAULT_ROUNDS), agents=FAULT_AGENTS, payload=100)
+    async with plan.spaces[point.engine]() as url:
+        played = await play_as_processes(url, setting, dies_after=_half(setting))
+    judged = played.judged
+    return Faults(units=judged.units, lost=judged.lost, repeated=judged.repeated, stuck=played.stuck)
+
+
+def _half(setting: Setting) -> int:
+    """Return half of the effects that the victim would have: its own, or those that it has for all others."""
+    team = team_of(setting)
+    serves = not team.ends_by_itself(setting, team.victim(setting))
+    if setting.use_case is UseCase.CACHING:
+        return 3  # of some twenty computations; an agent of many makes few of them
+    changes = setting.rounds // 4 if setting.use_case is UseCase.STATE_SHARING else setting.rounds
+    return changes * (setting.agents if serves else 1) // 2
+
+
+def _cell(point: Point, paradigm: Paradigm, runs: Sequence[Played], timed: Sequence[Played]) -> Cell:
+    samples = sorted(sample for run in timed for sheet in run.sheets for sample in sheet.samples)
+    stale = sorted(age for run in runs for sheet in run.sheets for age in sheet.staleness)
+
+    def of_one_unit(figure: Callable[[Played], float]) -> float:
+        return median(figure(run) / max(run.units, 1) for run in runs)
+
+    return Cell(
+        use_case=point.use_case,
+        paradigm=paradigm,
+        engine=point.engine,
+        agents_as=point.agents_as,
+        agents=point.agents,
+        payload=point.payload,
+        units=sum(run.units for run in runs),
+        p50=median(samples),
+        p95=percentile(samples, 95),
+        p99=percentile(samples, 99),
+        throughput=median(run.units / max(run.seconds, 1e-9) for run in runs),
+        bytes_moved=of_one_unit(lambda run: sum(sheet.bytes_moved for sheet in run.sheets)),
+        bytes_read=of_one_unit(lambda run: sum(sheet.bytes_read for sheet in run.sheets)),
+        cpu=of_one_unit(_cpu(point)),
+        staleness=median(stale) if stale else 0.0,
+        lost_updates=sum(run.judged.lost for run in runs),
+    )
+
+
+def _cpu(point: Point) -> Callable[[Played], float]:
+    """Return how to sum up processor time: tasks share that of their process, so each of them sees all of it."""
+    if point.agents_as == TASKS:
+        return lambda run: max(sheet.cpu for sheet in run.sheets)
+    return lambda run: sum(sheet.cpu for sheet in run.sheets)

@@ -1,0 +1,173 @@
+"""The use cases do the same work in each way, as tasks and as processes, and count what a death costs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tertulia import connect
+from tertulia.compare.use_cases import caching
+from tertulia.compare.use_cases.conducting import PartFailedError, Played, play_as_processes, play_as_tasks
+from tertulia.compare.use_cases.measuring import PROCESSES, TASKS, Plan, Point, Progress, measure
+from tertulia.compare.use_cases.stage import Setting, text_of
+from tertulia.compare.use_cases.teams import TEAMS
+from tertulia.selection.profile import Cell
+from tertulia.selection.requirement import Paradigm, UseCase
+from tertulia.selection.selector import RULES_OF_THUMB
+
+WAYS = [(use_case, paradigm) for use_case in UseCase for paradigm in TEAMS[use_case]]
+ROUNDS = 8
+numbers = itertools.count()
+
+in_every_way = pytest.mark.parametrize(
+    ("use_case", "paradigm"), WAYS, ids=[f"{use_case.value}-{paradigm.value}" for use_case, paradigm in WAYS]
+)
+
+
+def setting(use_case: UseCase, paradigm: Paradigm, **more: int) -> Setting:
+    return Setting(use_case=use_case, paradigm=paradigm, **({"agents": 3, "payload": 100, "rounds": ROUNDS} | more))
+
+
+def units(use_case: UseCase, agents: int) -> int:
+    """How many units of work a team has: of one agent each round, or of all but the one that serves or speaks."""
+    serving = {UseCase.REQUEST_RESPONSE, UseCase.EVENT_STREAMING, UseCase.BROADCAST}
+    return (agents - 1 if use_case in serving else agents) * ROUNDS
+
+
+def clean(played: Played) -> bool:
+    return (played.judged.lost, played.judged.repeated, played.stuck) == (0, 0, 0)
+
+
+def test_every_use_case_is_built_both_ways_and_in_the_way_that_people_recommend():
+    for use_case in UseCase:
+        assert {Paradigm.MEMORY, Paradigm.MESSAGES, RULES_OF_THUMB[use_case]} <= set(TEAMS[use_case])
+
+
+@in_every_way
+async def test_a_team_of_tasks_does_all_of_its_work_once(use_case: UseCase, paradigm: Paradigm):
+    played = await play_as_tasks(f"memory:use-case-{next(numbers)}", setting(use_case, paradigm))
+    assert played.units == units(use_case, 3)
+    assert clean(played)
+    assert played.seconds > 0
+
+
+@in_every_way
+async def test_a_team_of_processes_does_all_of_its_work_once(use_case: UseCase, paradigm: Paradigm, tmp_path: Path):
+    played = await play_as_processes(f"file:{tmp_path}/space.db", setting(use_case, paradigm))
+    assert played.units == units(use_case, 3)
+    assert clean(played)
+
+
+@in_every_way
+async def test_a_death_half_way_loses_and_repeats_no_more_than_the_way_makes_unavoidable(
+    use_case: UseCase, paradigm: Paradigm, tmp_path: Path
+):
+    played = await play_as_processes(f"file:{tmp_path}/space.db", setting(use_case, paradigm), dies_after=2)
+    assert played.stuck == 0
+    if (use_case, paradigm) == (UseCase.STATE_SHARING, Paradigm.MESSAGES):
+        assert played.judged.lost > 0  # the owner of the state took it along
+    else:
+        assert played.judged.lost == 0
+    if use_case is not UseCase.CACHING:
+        assert played.judged.repeated <= 1  # what was done and not yet confirmed when the victim died
+
+
+async def test_what_is_shared_by_messages_and_read_by_all_is_read_by_all():
+    sizes = {}
+    for payload in (100, 10_000):
+        played = await play_as_tasks(
+            f"memory:use-case-{next(numbers)}", setting(UseCase.BROADCAST, Paradigm.MESSAGES, payload=payload)
+        )
+        sizes[payload] = sum(sheet.bytes_read for sheet in played.sheets) / played.units
+    assert 9_900 <= sizes[10_000] - sizes[100] <= 10_100
+
+
+async def test_answers_are_computed_once_where_that_is_promised(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(caching, "KEYS", 1)
+    computed = {}
+    for paradigm in Paradigm:
+        played = await play_as_tasks(f"memory:use-case-{next(numbers)}", setting(UseCase.CACHING, paradigm, agents=6))
+        computed[paradigm] = sum(sheet.counts.get(caching.COMPUTED, 0) for sheet in played.sheets)
+    assert computed == {Paradigm.MEMORY: 6, Paradigm.MESSAGES: 1, Paradigm.HYBRID: 1}
+
+
+async def test_a_part_that_fails_ends_the_run_with_its_error(monkeypatch: pytest.MonkeyPatch):
+    async def fail(*_: object) -> None:
+        raise ValueError("broken on purpose")
+
+    monkeypatch.setattr(caching, "_from_memory", fail)
+    with pytest.raises(PartFailedError, match="part 0 of a team failed: ValueError: broken on purpose"):
+        await play_as_tasks(f"memory:use-case-{next(numbers)}", setting(UseCase.CACHING, Paradigm.MEMORY))
+
+
+async def test_a_part_in_a_process_that_fails_hands_over_its_traceback(tmp_path: Path):
+    too_large = setting(UseCase.CACHING, Paradigm.MEMORY, payload=17 * 2**20)
+    with pytest.raises(PartFailedError, match=r"(?s)Traceback.*ValueTooLargeError"):
+        await play_as_processes(f"file:{tmp_path}/space.db", too_large)
+
+
+@pytest.mark.parametrize("size", [0, 1, 70, 100, 256_000])
+def test_a_text_has_the_size_that_was_asked_for(size: int):
+    assert len(text_of(size).encode()) == size
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def memory_space() -> AsyncGenerator[str, None]:
+    url = f"memory:use-case-{next(numbers)}"
+    async with connect(url):
+        yield url
+
+
+class Told(Progress):
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self.cells: list[Cell] = []
+
+    def point(self, point: Point, paradigms: object) -> None:
+        self.points.append(point)
+        assert paradigms
+
+    def measured(self, cell: Cell) -> None:
+        self.cells.append(cell)
+
+
+async def test_a_plan_is_measured_point_by_point_and_told_as_it_goes():
+    points = tuple(
+        Point(use_case=use_case, engine="memory", agents_as=TASKS, agents=2, payload=100)
+        for use_case in (UseCase.REQUEST_RESPONSE, UseCase.BROADCAST)
+    )
+    told = Told()
+    plan = Plan(points=points, spaces={"memory": memory_space}, seconds=0.02, repeat=2)
+    cells = [cell async for cell in measure(plan, told)]
+    assert told.cells == cells
+    assert told.points == list(points)
+    assert {(cell.use_case, cell.paradigm) for cell in cells} == {
+        (point.use_case, paradigm) for point in points for paradigm in TEAMS[point.use_case]
+    }
+    for cell in cells:
+        assert cell.units >= 2 * 8
+        assert 0 < cell.p50 <= (cell.p95 or cell.p50)
+        assert cell.throughput > 0
+        assert cell.bytes_read >= 100
+        assert cell.lost_updates == 0
+        assert cell.faults is None
+
+
+async def test_a_plan_with_faults_counts_what_a_death_costs(tmp_path: Path):
+    @asynccontextmanager
+    async def file_space() -> AsyncGenerator[str, None]:
+        yield f"file:{tmp_path}/space-{next(numbers)}.db"
+
+    point = Point(use_case=UseCase.STATE_SHARING, engine="file", agents_as=PROCESSES, agents=2, payload=100)
+    plan = Plan(points=(point,), spaces={"file": file_space}, seconds=0.02, repeat=1, faults=True)
+    cells = {cell.paradigm: cell async for cell in measure(plan, Progress())}
+    faults = {paradigm: cell.faults for paradigm, cell in cells.items()}
+    assert all(found is not None and found.units > 0 and found.stuck == 0 for found in faults.values())
+    assert {paradigm for paradigm, found in faults.items() if found is not None and found.lost} == {Paradigm.MESSAGES}
