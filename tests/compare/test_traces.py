@@ -79,6 +79,7 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path: Path):
         ("t.json", '{"turns": [{"content": ""}]}', 1, "turns[0].sender"),
         ("t.json", '[{"name": "a", "to": ["b"], "content": ""}]', 1, "[0].to"),
         ("t.json", '["hello"]', 1, "[0]"),
+        ("t.json", r'[{"name": "a", "content": "half \ud83d"}]', 1, "[0].content"),
         ("t.json", '{\n"history": [\n', 3, ""),
         ("t.json", '{"talk": []}', 1, ""),
         ("t.json", "[" * 100_000, 1, ""),

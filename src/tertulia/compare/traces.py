@@ -234,7 +234,7 @@ def _named(fields: Mapping[str, object], names: Sequence[str]) -> str | None:
             continue
         if not isinstance(value, str) or not value.strip():
             raise _FieldError(field, "expected a name")
-        return value.strip()
+        return _whole(field, value.strip())
     return None
 
 
@@ -245,9 +245,18 @@ def _content(fields: Mapping[str, object]) -> str:
             if value is None:  # a turn that only calls a tool
                 return ""
             if isinstance(value, str):
-                return value
+                return _whole(field, value)
             raise _FieldError(field, "expected text")
     raise _FieldError(CONTENTS[0], f"nothing is said; expected one of {_any_of(CONTENTS)}")
+
+
+def _whole(field: str, text: str) -> str:
+    """Return a text, unless it has half of a character, which no UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _FieldError(field, f"half of a character at {error.start} (a lone surrogate)") from None
+    return text
 
 
 def _without_remark(speaker: str) -> tuple[str, str]:

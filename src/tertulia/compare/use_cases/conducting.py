@@ -18,8 +18,9 @@ import msgspec
 from msgspec import Struct
 
 from tertulia.compare.children import run_in_process
+from tertulia.compare.gathering import all_ready, say_go, say_over
 from tertulia.compare.measuring import Meter
-from tertulia.compare.use_cases.stage import GO, OVER, PATIENCE, READY, STAGE, Judged, Outcome, Setting, Sheet, Stage
+from tertulia.compare.use_cases.stage import PATIENCE, Judged, Outcome, Setting, Sheet, Stage
 from tertulia.compare.use_cases.teams import JUDGES, team_of
 from tertulia.space import Space, connect
 
@@ -159,11 +160,11 @@ class _Conductor:
         running = {asyncio.ensure_future(part): number for number, part in enumerate(parts)}
         try:
             await self._until_ready(running)
-            await self._space.memory.write(GO, 1, owner=STAGE)
+            await say_go(self._space)
             team = team_of(self._setting)
             working = [task for task, number in running.items() if team.ends_by_itself(self._setting, number)]
             stuck = await self._until_done(working, running)
-            await self._space.memory.write(OVER, 1, owner=STAGE)
+            await say_over(self._space)
             stuck += await self._until_done(list(running), running)
             return await self._played([task.result() for task in running if not task.cancelled()], stuck)
         finally:
@@ -172,7 +173,7 @@ class _Conductor:
             await asyncio.wait(running)
 
     async def _until_ready(self, running: dict[asyncio.Task[Sheet], int]) -> None:
-        ready = asyncio.ensure_future(self._all_ready(len(running)))
+        ready = asyncio.ensure_future(all_ready(self._space, len(running)))
         try:
             async with asyncio.timeout(STARTING):
                 await asyncio.wait((ready, *running), return_when=asyncio.FIRST_COMPLETED)
@@ -181,13 +182,6 @@ class _Conductor:
                 raise PartFailedError(0, "it ended before it began")
         finally:
             ready.cancel()
-
-    async def _all_ready(self, parts: int) -> None:
-        missing = {READY.format(number) for number in range(parts)}
-        async with self._space.memory.watch(READY.format("*")) as changes:
-            missing -= set(await self._space.memory.list_keys(READY.format("*")))
-            while missing:
-                missing.discard((await anext(changes)).key)
 
     async def _until_done(self, awaited: Sequence[asyncio.Task[Sheet]], running: dict[asyncio.Task[Sheet], int]) -> int:
         """Wait for these parts, end those that do not come to an end, and return how many these were.

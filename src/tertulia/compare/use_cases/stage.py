@@ -19,6 +19,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from tertulia.compare.gathering import be_ready, until_over
 from tertulia.selection.requirement import Paradigm, UseCase
 from tertulia.space import Space
 
@@ -39,8 +40,6 @@ __all__ = [
 
 LEASE = 2.0  # seconds: what a killed agent held is handed on after as long; a tick of it is what renewing costs
 PATIENCE = 20.0  # seconds after which a part that still waits counts as stuck: several leases
-STAGE = "stage"  # the agent in whose name parts and conductor speak to each other
-READY, GO, OVER = "stage:ready:{}", "stage:go", "stage:over"
 
 LOOK = 0.01  # seconds between looks whether there is anything left, after all that is measured
 
@@ -114,14 +113,13 @@ class Stage:
 
     async def ready(self) -> None:
         """Say that this part is ready, and wait until all are."""
-        await self.space.memory.write(READY.format(self.number), 1, owner=STAGE)
-        await self._until(GO)
+        await be_ready(self.space, self.number)
         self._began = self._ended = perf_counter()
         self._cpu = process_time()
 
     async def over(self) -> None:
         """Wait until the work is over."""
-        await self._until(OVER)
+        await until_over(self.space)
 
     async def serve(
         self, work: Coroutine[Any, Any, object], drained: Callable[[], Awaitable[bool]] | None = None
@@ -144,11 +142,6 @@ class Stage:
         """Look again and again whether something is so; only after all that is measured."""
         while not await condition():  # noqa: ASYNC110 - there is nothing that tells
             await asyncio.sleep(LOOK)
-
-    async def _until(self, key: str) -> None:
-        async with self.space.memory.watch(key) as changes:
-            if await self.space.memory.read(key, reader=STAGE) is None:
-                await anext(changes)
 
     # --- what is written down ---
 
