@@ -28,8 +28,8 @@ in_every_way = pytest.mark.parametrize(
 )
 
 
-def setting(use_case: UseCase, paradigm: Paradigm, **more: int) -> Setting:
-    return Setting(use_case=use_case, paradigm=paradigm, **({"agents": 3, "payload": 100, "rounds": ROUNDS} | more))
+def setting(use_case: UseCase, paradigm: Paradigm, *, agents: int = 3, payload: int = 100) -> Setting:
+    return Setting(use_case=use_case, paradigm=paradigm, agents=agents, payload=payload, rounds=ROUNDS)
 
 
 def units(use_case: UseCase, agents: int) -> int:

@@ -174,8 +174,8 @@ class _Agent:
         self.heard: list[tuple[int, bytes]] = []
         self.latencies = array("d")
         self.began = 0.0
-        self._turns = conversation.turns
-        self._expected = {number for number, turn in enumerate(self._turns) if name in turn.to}
+        self.turns = conversation.turns
+        self._expected = {number for number, turn in enumerate(self.turns) if name in turn.to}
 
     @property
     def mailbox(self) -> str:
@@ -190,11 +190,11 @@ class _Agent:
         """Say each of its turns when everything before it has been heard, and hear the rest."""
         await be_ready(self.space, self.conversation.agents.index(self.name))
         self.began = perf_counter()
-        for number, turn in enumerate(self._turns):
+        for number, turn in enumerate(self.turns):
             if turn.speaker == self.name:
                 await self._hear_all_before(number, hear_next)
                 await say(number, {"turn": number, "at": perf_counter(), "content": turn.content})
-        await self._hear_all_before(len(self._turns), hear_next)
+        await self._hear_all_before(len(self.turns), hear_next)
 
     async def _hear_all_before(self, number: int, hear_next: Callable[[], Awaitable[None]]) -> None:
         while any(expected < number for expected in self._expected):
@@ -212,7 +212,7 @@ async def _by_messages(agent: _Agent) -> None:
 
     async def say(number: int, said: dict[str, Any]) -> None:
         async with agent.space.transaction() as turn:  # all of those it is for get it, or none
-            for hearer in conversation.turns[number].to:
+            for hearer in agent.turns[number].to:
                 turn.send(
                     Message(
                         id=f"turn-{number}",
@@ -233,7 +233,7 @@ async def _by_messages(agent: _Agent) -> None:
 
 
 async def _by_memory(agent: _Agent) -> None:
-    memory, turns = agent.space.memory, agent.conversation.turns
+    memory, turns = agent.space.memory, agent.turns
 
     async def say(number: int, said: dict[str, Any]) -> None:
         await memory.create(TURN.format(number), said, owner=agent.mailbox)

@@ -135,8 +135,7 @@ def _half(setting: Setting) -> int:
     serves = not team.ends_by_itself(setting, team.victim(setting))
     if setting.use_case is UseCase.CACHING:
         return 3  # of some twenty computations; an agent of many makes few of them
-    changes = setting.rounds // 4 if setting.use_case is UseCase.STATE_SHARING else setting.rounds
-    return changes * (setting.agents if serves else 1) // 2
+    return setting.rounds * (setting.agents if serves else 1) // 2
 
 
 def _cell(point: Point, paradigm: Paradigm, runs: Sequence[Played], timed: Sequence[Played]) -> Cell:

@@ -1,10 +1,11 @@
 """Sharing state: all agents look at one state and now and then change it; nobody's change may get lost.
 
-A unit of work is one look or change. Every fourth is a change: an agent adds one to its own counter in the state.
+A unit of work is an agent's turn: it looks at the state three times, then adds one to its own counter in it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from tertulia.selection.requirement import Paradigm
 __all__ = ["TEAMS", "judge"]
 
 KEY, OWNER, TOPIC = "shared:state", "owner", "state.changed"
-CHANGE_EVERY = 4
+LOOKS = 3  # before a change, as there is more to look at than to change
 CHANGES, KEPT = "changes", "kept"  # counted by who made them, and by who kept the state
 State = dict[str, Any]
 
@@ -31,18 +32,14 @@ def _changed(agent: str, state: State) -> State:
     return {**state, "counts": {**counts, agent: counts.get(agent, 0) + 1}}
 
 
-def _is_change(act: int) -> bool:
-    return act % CHANGE_EVERY == CHANGE_EVERY - 1
-
-
-async def _acts_done(stage: Stage) -> int:
+async def _turns_done(stage: Stage) -> int:
     """Return how far this agent has come, as the state shows; not at its beginning if it takes up another's work."""
     state = await stage.space.memory.read(KEY, reader=stage.agent)
-    return state["counts"].get(stage.agent, 0) * CHANGE_EVERY
+    return state["counts"].get(stage.agent, 0)
 
 
-def _unit(stage: Stage, act: int) -> str:
-    return f"{stage.agent}:{act}"
+def _unit(stage: Stage, turn: int) -> str:
+    return f"{stage.agent}:{turn}"
 
 
 async def judge(outcome: Outcome) -> Judged:
@@ -61,15 +58,14 @@ async def _share_memory(stage: Stage) -> None:
     if stage.number == 0 and await memory.read(KEY, reader=me) is None:
         await memory.write(KEY, _empty(stage), owner=me)
     await stage.ready()
-    for act in range(await _acts_done(stage), stage.setting.rounds):
+    for turn in range(await _turns_done(stage), stage.setting.rounds):
         began = stage.now()
-        if _is_change(act):
-            await memory.modify(KEY, partial(_changed, me), updater=me)
-            stage.count(CHANGES)
-            stage.effect(_unit(stage, act))
-        else:
+        for _ in range(LOOKS):
             await memory.read(KEY, reader=me)
+        await memory.modify(KEY, partial(_changed, me), updater=me)
         stage.sample(began)
+        stage.count(CHANGES)
+        stage.effect(_unit(stage, turn))
 
 
 # --- through messages: one agent owns the state, and is asked ------------------------------------
@@ -96,13 +92,13 @@ async def _own_state(stage: Stage) -> None:
 async def _ask_owner(stage: Stage) -> None:
     agent = MessagePassingAgent(stage.agent, stage.space.broker)
     await stage.ready()
-    for act in range(stage.setting.rounds):
+    for turn in range(stage.setting.rounds):
         began = stage.now()
-        change = _unit(stage, act) if _is_change(act) else ""
-        await agent.request(OWNER, change, timeout=PATIENCE)
-        if change:
-            stage.count(CHANGES)
+        for _ in range(LOOKS):
+            await agent.request(OWNER, "", timeout=PATIENCE)
+        await agent.request(OWNER, _unit(stage, turn), timeout=PATIENCE)
         stage.sample(began)
+        stage.count(CHANGES)
 
 
 # --- hybrid: everybody has a copy, a change is written and told in one commit --------------------
@@ -123,17 +119,18 @@ async def _keep_copy(stage: Stage) -> None:
         await agent.subscribe(TOPIC)
         await stage.ready()
         copy = await memory.read(KEY, reader=me)
-        for act in range(copy["counts"].get(me, 0) * CHANGE_EVERY, stage.setting.rounds):
+        for turn in range(copy["counts"].get(me, 0), stage.setting.rounds):
             began = stage.now()
-            if told:
-                copy = await memory.read(KEY, reader=me)
-                stage.stale(stage.now() - min(told))
-                told.clear()
-            if _is_change(act):
-                copy = await _change_and_tell(stage)
-                stage.count(CHANGES)
-                stage.effect(_unit(stage, act))
+            for _ in range(LOOKS):
+                if told:
+                    copy = await memory.read(KEY, reader=me)
+                    stage.stale(stage.now() - min(told))
+                    told.clear()
+                await asyncio.sleep(0)  # an agent looks, and lets others have their turn
+            copy = await _change_and_tell(stage)
             stage.sample(began)
+            stage.count(CHANGES)
+            stage.effect(_unit(stage, turn))
 
 
 async def _change_and_tell(stage: Stage) -> State:
