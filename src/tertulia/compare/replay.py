@@ -241,7 +241,7 @@ async def _by_memory(agent: _Agent) -> None:
     async with memory.watch(TURNS) as transcript:
 
         async def hear_next() -> None:
-            said = (await anext(transcript)).value
+            said: dict[str, Any] = (await anext(transcript)).value
             if agent.name in turns[said["turn"]].to:
                 agent.hear(said)
 
