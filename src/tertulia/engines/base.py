@@ -169,6 +169,7 @@ class Send(Struct, frozen=True, gc=False):
     along, as `release` adds them. An absent mailbox raises UnknownAgentError, or, when the send is `optional`, takes
     nothing. `stamp` is the place, in the `puts` of the same commit, of a put that the message is about: the first of
     its notes is then the `stamp_note` of that put's record, since nobody knows a revision before the commit.
+    `answer_to` is a hint: the mailbox that this handle listens to for an answer to the message.
     """
 
     mailbox: str
@@ -179,6 +180,7 @@ class Send(Struct, frozen=True, gc=False):
     notes: tuple[bytes, ...] = ()
     optional: bool = False
     stamp: int | None = None
+    answer_to: str = ""
 
 
 class Publish(Struct, frozen=True, gc=False):

@@ -80,7 +80,10 @@ class Outbox:
         body = encode_message(message, message.content, self.limit)
         if len(hops) > MAX_HOPS:
             return self._loop(message, body, receiver, optional=False)
-        return Send(receiver, message.id, body, delay, message.delivery_mode is DeliveryMode.EXACTLY_ONCE)
+        dedupe = message.delivery_mode is DeliveryMode.EXACTLY_ONCE
+        if message.reply_to is None:
+            return Send(receiver, message.id, body, delay, dedupe)
+        return Send(receiver, message.id, body, delay, dedupe, answer_to=message.reply_to)
 
     def publish_of(self, topic: str, message: Message, delay: float = 0.0) -> Send | Publish:
         """Return the publication of a message; one that goes in circles goes to its sender's dead letters."""

@@ -43,10 +43,10 @@ async def all_of_a_transaction_is_applied_together(h: Harness) -> None:
         tx.publish("news", message("", "published"))
         equal((await _value(other, "a"), await _value(other, "old")), ("absent", 1), "what others see before")
         equal(await other.broker.receive("ada", timeout=0), None, "what others receive before")
-    equal([await _value(other, key) for key in ("a", "b", "old")], [1, 2, 2], "what others see after")
-    equal(await contents(other), ["sent", "published"], "what others receive after")
     stats = await space.memory.get_stats()
     equal(tx.revision, stats.revision, "the transaction's revision")
+    equal([await _value(other, key) for key in ("a", "b", "old")], [1, 2, 2], "what others see after")
+    equal(await contents(other), ["sent", "published"], "what others receive after")
 
 
 @case()

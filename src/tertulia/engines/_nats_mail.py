@@ -1,0 +1,475 @@
+"""Claiming messages, keeping and giving up leases, room in mailboxes: what this handle's views are for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from tertulia._background import Background, logger
+from tertulia._clock import Alarm, Clock, TimerHandle
+from tertulia.engines._nats_boxes import Box, Registry
+from tertulia.engines._nats_format import (
+    DELAYED,
+    LEASED,
+    LIVE,
+    WAITING,
+    MailState,
+    bounded_notes,
+    encode,
+    mail_state,
+)
+from tertulia.engines._nats_mailbox import Item, View, wake_one
+from tertulia.engines._nats_store import Store, Write, WrongSequence, pause_for
+from tertulia.engines._nats_time import SharedTime
+from tertulia.engines._nats_wire import Subscription
+from tertulia.engines.base import Claimed, Stored
+from tertulia.errors import LeaseLostError, SpaceClosedError, TertuliaError
+
+BACKSTOP = 5.0  # seconds of real time after which a claim that waits looks itself: how late lost news can be
+IDLE = 60.0  # seconds after which a view that nobody uses is given up
+LOOK_EVERY = 10.0  # seconds that a sender trusts what it knows of a mailbox with room
+LOOK_OFTEN = 1.0  # the same for one that is more than half full
+GIVE_UP = 1.0  # seconds that a claim that was cancelled may take to give back what it has got just then
+SPARE = 4  # a sender looks again after as many messages as a quarter of the room that it last saw
+
+
+T = TypeVar("T")
+
+
+class _Attempt:
+    """A try at claiming: whether whoever wanted it has gone, and whether what was claimed was given back."""
+
+    __slots__ = ("abandoned", "returned")
+
+    def __init__(self) -> None:
+        self.abandoned = False
+        self.returned = False
+
+
+class Mail:
+    """The mailboxes that this handle claims from and sends to."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        clock: Clock,
+        time: SharedTime,
+        background: Background,
+        new_op: Callable[[], str],
+    ) -> None:
+        self._store = store
+        self._subjects = store.subjects
+        self._registry = registry
+        self._clock = clock
+        self.time = time
+        self._background = background
+        self._new_op = new_op
+        self._views: dict[str, View] = {}
+        self._feeds: dict[str, list[Subscription]] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._alarm = Alarm(clock, self._on_due)
+        self._backstop: asyncio.TimerHandle | None = None
+        self.closed = False
+        self._claims: set[asyncio.Task[Any]] = set()
+        registry.on_change = self._on_box
+
+    # --- views ---
+
+    def view(self, mailbox: str) -> View:
+        """Return what this handle knows of a mailbox."""
+        view = self._views.get(mailbox)
+        if view is None:
+            view = self._views[mailbox] = View(mailbox, whole_feed=self._store.single)
+        view.used = asyncio.get_running_loop().time()
+        return view
+
+    def known(self, mailbox: str) -> View | None:
+        """Return a view that is there already."""
+        return self._views.get(mailbox)
+
+    async def live(self, mailbox: str) -> View:
+        """Return a view that the feed keeps up to date, from now on."""
+        view = self.view(mailbox)
+        if view.live:
+            return view
+        async with self._opening.setdefault(mailbox, asyncio.Lock()):
+            if not view.live:
+                await self._go_live(view)
+        return view
+
+    async def _go_live(self, view: View) -> None:
+        subscriptions = self._feeds.setdefault(view.mailbox, [])
+        if not subscriptions:
+            fed = self._subjects.fed(self._subjects.messages(view.mailbox))
+            subscriptions.append(await self._store.wire.subscribe(fed, lambda message: self._on_fed(view, message)))
+        if not self._store.single:
+            await self._store.last_sequence()  # once its leader answers, it also knows of the subscription
+        epoch = self._store.wire.epoch
+        view.forget_all()
+        view.live = True  # bodies are kept from here on
+        try:
+            await self.look(view)
+        except BaseException:
+            view.live = False
+            raise
+        if subscriptions[0].denied is not None:
+            view.live = False
+            raise subscriptions[0].denied
+        view.live = epoch == self._store.wire.epoch
+
+    def _on_fed(self, view: View, message: Any) -> None:
+        seq = int(message.headers["Nats-Sequence"])
+        _, message_id = self._subjects.message_of(self._subjects.unfed(message.subject))
+        view.learn(message_id, seq, mail_state(message_id, message.data))
+        if view.claimants:
+            self._wait_for_due(view)
+
+    async def look(self, view: View) -> None:
+        """Bring a view up to date with the server."""
+        for found in await self._store.after(view.last, self._subjects.messages(view.mailbox)):
+            _, message_id = self._subjects.message_of(found.subject)
+            view.learn(message_id, found.seq, mail_state(message_id, found.data))
+            view.last = max(view.last, found.seq)
+        view.looked = asyncio.get_running_loop().time()
+        view.sent = 0
+
+    def expire(self) -> None:
+        """Something may have been missed: views are read anew, and whoever waits with them looks at once."""
+        for view in self._views.values():
+            view.live = False
+            view.looked = 0.0
+            view.wake_everybody()
+
+    def _on_box(self, mailbox: str) -> None:
+        """A mailbox was made, changed or closed: whoever waits there looks again."""
+        view = self._views.get(mailbox)
+        if view is not None:
+            view.wake_everybody()
+
+    async def drop_idle(self) -> list[str]:
+        """Give up views that have not been used for a while; return which."""
+        now = asyncio.get_running_loop().time()
+        dropped: list[str] = []
+        for mailbox, view in list(self._views.items()):
+            if view.idle and view.used < now - IDLE:
+                del self._views[mailbox]
+                dropped.append(mailbox)
+                self._opening.pop(mailbox, None)
+                for subscription in self._feeds.pop(mailbox, ()):
+                    await subscription.stop()
+        return dropped
+
+    # --- claiming ---
+
+    async def claim(self, mailbox: str, limit: int, lease: float, wait: float | None) -> list[Claimed]:
+        """Take up to `limit` messages under a lease, oldest first; wait for the first. Raises UnknownAgentError."""
+        box = await self._registry.require(mailbox)
+        view = await self.live(mailbox)
+        if taken := await self._take(view, box, limit, lease):
+            return taken
+        if wait == 0.0:
+            await asyncio.gather(self.look(view), self._registry.look_up(mailbox))
+            return await self._take(view, await self._registry.require(mailbox), limit, lease)
+        deadline = None if wait is None else self._clock.monotonic() + wait
+        try:
+            while await self._wait_in(view, view.claimants, deadline):
+                box = await self._registry.require(mailbox)
+                view = await self.live(mailbox)
+                if taken := await self._take(view, box, limit, lease):
+                    return taken
+        except asyncio.CancelledError:
+            wake_one(view.claimants)
+            raise
+        return []
+
+    async def _take(self, view: View, box: Box, limit: int, lease: float) -> list[Claimed]:
+        """Claim what can be claimed now."""
+        ordered = box.state.ordered
+        if view.transients and not (ordered and view.items):
+            taken = [view.transients.popleft() for _ in range(min(limit, len(view.transients)))]
+            if view.transients:
+                wake_one(view.claimants)
+            return taken
+        while chosen := view.choose(limit, self.time.now(), ordered=ordered):
+            attempt = _Attempt()
+            work = self._counted(self._claim_all(view, box, chosen, lease, attempt))
+            try:
+                claims = await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await self._give_up(attempt, work)
+                raise
+            if self.closed:
+                raise SpaceClosedError
+            taken = sorted([one for one in claims if one is not None], key=lambda one: one.sequence)
+            if taken:
+                if view.has_claimable(self.time.now(), ordered=ordered):
+                    wake_one(view.claimants)
+                return taken
+        if view.claimants:
+            self._wait_for_due(view)
+        return []
+
+    async def _claim_all(
+        self, view: View, box: Box, chosen: list[Item], lease: float, attempt: _Attempt
+    ) -> list[Claimed | None]:
+        """Try to claim messages; what nobody waits for any more is given back at once."""
+        work = [self._claim_one(view, box, item, lease) for item in chosen]
+        results = await asyncio.gather(*work, return_exceptions=True)
+        claims = [one for one in results if not isinstance(one, BaseException)]
+        if self.closed or attempt.abandoned:
+            attempt.returned = True
+            await self._unclaim(claims)
+        failed = [one for one in results if isinstance(one, BaseException)]
+        if failed and not any(claims):
+            raise failed[0]
+        return claims
+
+    async def _give_up(self, attempt: _Attempt, work: asyncio.Task[list[Claimed | None]]) -> None:
+        """See that a claim that was cancelled holds nothing, before its end is told; for a moment, not for ever."""
+        attempt.abandoned = True
+        await asyncio.wait([work], timeout=GIVE_UP)
+        if work.done() and not attempt.returned and not work.cancelled() and work.exception() is None:
+            await asyncio.wait([self._counted(self._unclaim(work.result()))], timeout=GIVE_UP)
+
+    def _counted(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something that has to come to its end before the handle closes."""
+        task = asyncio.get_running_loop().create_task(work, name="tertulia nats claim")
+        self._claims.add(task)
+        task.add_done_callback(self._claims.discard)
+        return task
+
+    async def at_rest(self) -> None:
+        """Wait until no claim is under way."""
+        while self._claims:
+            await asyncio.wait(self._claims)
+
+    async def _claim_one(self, view: View, box: Box, item: Item, lease: float) -> Claimed | None:
+        """Try to claim a message; what becomes of it is learnt either way."""
+        mail = item.mail
+        if item.bare:
+            fresh = await self._read(view, item.message_id)
+            if fresh is None or fresh.seq != item.seq:
+                item.taken = False
+                return None
+            mail = fresh.mail
+        now = self.time.now()
+        new = replace(
+            mail, state=LEASED, due=now + lease, attempt=mail.attempt + 1, failures=item.failures, first=item.first
+        )
+        try:
+            await self._rewrite(view, item.message_id, item.seq, new)
+        except WrongSequence as wrong:
+            await asyncio.sleep(pause_for(wrong, 1))
+            await self._read(view, item.message_id)
+            view.put_back(item)
+            return None
+        except BaseException:
+            view.put_back(item)
+            raise
+        return Claimed(
+            view.mailbox, item.message_id, new.body, item.first, new.attempt, new.failures, new.notes_at(item.first),
+            False,  # noqa: FBT003 - transient
+            self._clock.monotonic() + lease, box.state.max_attempts,
+        )  # fmt: skip
+
+    async def _rewrite(self, view: View, message_id: str, expected: int, mail: MailState) -> int:
+        """Replace a message's state. Raises WrongSequence."""
+        op = self._new_op()
+        mail = replace(mail, op=op, prev=expected)
+        subject = self._subjects.message(view.mailbox, message_id)
+        seq = await self._store.write(Write(subject, encode(mail), op, expected))
+        view.learn(message_id, seq, mail)
+        return seq
+
+    async def _read(self, view: View, message_id: str) -> Item | None:
+        """Read a message anew; return it if it is still there, with its body."""
+        found = await self._store.get(self._subjects.message(view.mailbox, message_id))
+        if found is None:
+            if (old := view.items.get(message_id)) is not None:
+                view.remove(message_id, old.seq)
+            return None
+        mail = mail_state(message_id, found.data)
+        view.learn(message_id, found.seq, replace(mail))
+        return Item(message_id, found.seq, mail.first or found.seq, mail) if mail.kind == LIVE else None
+
+    async def _unclaim(self, claims: Sequence[Claimed | None]) -> None:
+        """Give claims back as if they had never been: the attempts do not count."""
+        for claimed in claims:
+            view = None if claimed is None else self._views.get(claimed.mailbox)
+            item = None if claimed is None or view is None else self._held(view, claimed)
+            if claimed is None or view is None or item is None:
+                continue
+            mail = replace(item.mail, body=claimed.body, state=WAITING, due=0.0, attempt=claimed.attempt - 1)
+            try:
+                await self._rewrite(view, claimed.message_id, item.seq, mail)
+            except (WrongSequence, TertuliaError):
+                logger.warning("a claim could not be given back; its lease has to run out", exc_info=True)
+
+    # --- leases ---
+
+    def _held(self, view: View, claimed: Claimed) -> Item | None:
+        """Return the message if, as far as is known, this attempt still holds its lease."""
+        item = view.items.get(claimed.message_id)
+        if item is None or item.first != claimed.sequence or item.mail.attempt != claimed.attempt:
+            return None
+        return item if item.mail.state == LEASED and item.mail.due > self.time.now() else None
+
+    async def _change(self, claimed: Claimed, note: bytes = b"", **fields: Any) -> bool:
+        """Rewrite a message that this attempt holds; return False if it does not hold it any more."""
+        view = self.view(claimed.mailbox)
+        for _ in range(2):
+            item = self._held(view, claimed)
+            if item is not None:
+                notes = bounded_notes((*item.mail.notes, note)) if note else item.mail.notes
+                mail = replace(item.mail, body=claimed.body, notes=notes, **fields)
+                try:
+                    await self._rewrite(view, claimed.message_id, item.seq, mail)
+                except WrongSequence:
+                    pass  # others were faster, or the view is behind: look
+                else:
+                    return True
+            await self._read(view, claimed.message_id)
+        return False
+
+    async def extend(self, claimed: Claimed, lease: float) -> None:
+        """Make the lease end `lease` seconds from now. Raises LeaseLostError."""
+        if not await self._change(claimed, due=self.time.now() + lease):
+            raise LeaseLostError(claimed.message_id)
+
+    async def release(self, claimed: Claimed, delay: float, note: bytes, *, counted: bool) -> bool:
+        """Give the message back; return False if the lease was lost or settled."""
+        return await self._change(
+            claimed,
+            note,
+            state=DELAYED if delay > 0.0 else WAITING,
+            due=self.time.now() + delay if delay > 0.0 else 0.0,
+            failures=claimed.failures + counted,
+        )
+
+    # --- waiting ---
+
+    async def _wait_in(self, view: View, queue: deque[asyncio.Future[bool]], deadline: float | None) -> bool:
+        """Wait in a queue to be woken; return False at the deadline.
+
+        Raises SpaceClosedError when this handle closes. Whoever is woken and does not look must wake the next.
+        """
+        if self.closed:
+            raise SpaceClosedError
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        queue.append(waiter)
+        timer = None if deadline is None else self._time_out_at(deadline, waiter)
+        self._wait_for_due(view)
+        self._start_backstop()
+        try:
+            woken = await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if waiter in queue:
+                queue.remove(waiter)
+        if self.closed:
+            wake_one(queue)
+            raise SpaceClosedError
+        return woken
+
+    def _time_out_at(self, deadline: float, waiter: asyncio.Future[bool]) -> TimerHandle:
+        left = max(0.0, deadline - self._clock.monotonic())
+        return self._clock.call_later(left, lambda: waiter.done() or waiter.set_result(False))
+
+    def _wait_for_due(self, view: View) -> None:
+        """See to it that the end of the next lease or delay is not missed."""
+        due = view.next_due()
+        if due is not None:
+            self._alarm.ring_at(self.time.in_process(due))
+
+    def _on_due(self) -> None:
+        """Wake who waits for a mailbox in which something can be claimed."""
+        now = self.time.now()
+        for view in self._views.values():
+            if view.claimants:
+                if (due := view.next_due()) is not None and due <= now:
+                    wake_one(view.claimants)
+                else:
+                    self._wait_for_due(view)
+
+    def _start_backstop(self) -> None:
+        if self._backstop is None and not self.closed:
+            self._backstop = asyncio.get_running_loop().call_later(BACKSTOP, self._on_backstop)
+
+    def _on_backstop(self) -> None:
+        self._backstop = None
+        waiting = [view for view in self._views.values() if view.claimants or view.senders]
+        if waiting:
+            self._start_backstop()
+            self._background.start(self._look_all(waiting), "tertulia nats backstop")
+
+    async def _look_all(self, views: list[View]) -> None:
+        try:
+            for view in views:
+                await self.look(view)
+                if view.has_claimable(self.time.now(), ordered=False):
+                    wake_one(view.claimants)
+        except TertuliaError:
+            logger.warning("mailboxes could not be looked at", exc_info=True)
+
+    # --- room ---
+
+    async def room(self, box: Box, growth: int) -> tuple[int, View]:
+        """Return how many more messages than there are fit into a mailbox, as far as this handle must know.
+
+        It looks when it has not for a while, has sent a good part of the room it saw, or sees none.
+        """
+        view = self.view(box.name)
+        if not view.live:
+            age = asyncio.get_running_loop().time() - view.looked
+            free = box.max_size - len(view.items)
+            often = free * 2 < box.max_size
+            if not view.looked or age > (LOOK_OFTEN if often else LOOK_EVERY) or view.sent + growth > free // SPARE:
+                await self.look(view)
+        if box.max_size - len(view.items) < growth:
+            await self.look(view)
+        return box.max_size - len(view.items), view
+
+    async def wait_for_room(self, mailbox: str, timeout: float) -> bool:
+        """Wait until the mailbox can take a message; return False after `timeout` s. Raises UnknownAgentError."""
+        deadline = self._clock.monotonic() + timeout
+        while True:
+            box = await self._registry.require(mailbox)
+            view = await self.live(mailbox)
+            if (await self.room(box, 1))[0] > 0:
+                return True
+            if not await self._wait_in(view, view.senders, deadline):
+                return False
+
+    # --- looking ---
+
+    async def browse(self, mailbox: str, limit: int, message_id: str | None) -> list[Stored]:
+        """Show stored messages, oldest first."""
+        now = self.time.now()
+        if message_id is not None:
+            one = await self._store.get(self._subjects.message(mailbox, message_id))
+            found = [] if one is None else [one]
+        else:
+            found, _ = await self._store.many((self._subjects.messages(mailbox),))
+        items: list[Item] = []
+        for one in found:
+            _, name = self._subjects.message_of(one.subject)
+            mail = mail_state(name, one.data)
+            if mail.kind == LIVE:
+                items.append(Item(name, one.seq, mail.first or one.seq, mail))
+        items.sort(key=lambda item: item.first)
+        return [item.shown(mailbox, now) for item in items[:limit]]
+
+    def close(self) -> None:
+        """Let everybody who waits know the end."""
+        self.closed = True
+        self._alarm.cancel()
+        if self._backstop is not None:
+            self._backstop.cancel()
+        for view in self._views.values():
+            view.wake_everybody()

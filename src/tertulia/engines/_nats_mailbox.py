@@ -1,0 +1,241 @@
+"""One handle's view of a mailbox: what is stored in it, in which state, and which messages can be claimed.
+
+The view is a copy. Every decision made with it is carried out by compare-and-set on the message's subject, so a view
+that is behind costs a second try, never a message claimed twice.
+"""
+
+from __future__ import annotations
+
+import heapq
+from asyncio import Future
+from collections import deque
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from tertulia.engines._nats_format import DELAYED, LEASED, LIVE, STATES, WAITING, MailState
+from tertulia.engines.base import Claimed, MailboxCounts, Stored
+
+KEPT_BODIES = 16 * 2**20  # bytes of waiting messages kept at hand; what is beyond it is read again when claimed
+TRANSIENTS = 1_000  # emitted messages that wait for this handle's claims; more are lost, as they may be
+GONE = 10_000  # settled messages remembered, so that news of them that come late are known to be old
+
+
+class Item(Struct, eq=False, gc=False):
+    """A message as it was written at `seq`. A `bare` one's body is not at hand."""
+
+    message_id: str
+    seq: int
+    first: int
+    mail: MailState
+    bare: bool = False
+    taken: bool = False  # by a claim of this handle that is under way
+
+    def is_claimable(self, now: float) -> bool:
+        """Tell whether it waits, or its lease or delay is over."""
+        return self.mail.state == WAITING or self.mail.due <= now
+
+    def state(self, now: float) -> int:
+        """Return its state."""
+        return WAITING if self.is_claimable(now) else self.mail.state
+
+    @property
+    def failures(self) -> int:
+        """Failures so far, if it can be claimed now: a lease that ran out is one."""
+        return self.mail.failures + (self.mail.state == LEASED)
+
+    def shown(self, mailbox: str, now: float) -> Stored:
+        """Return the message as `browse` shows it."""
+        mail, state = self.mail, self.state(now)
+        failures = self.failures if state == WAITING else mail.failures
+        return Stored(
+            mailbox, self.message_id, mail.body, self.first, STATES[state], mail.attempt, failures,
+            mail.notes_at(self.first), mail.at,
+        )  # fmt: skip
+
+
+class View:
+    """What this handle knows of a mailbox. `last` is the sequence up to which it knows all.
+
+    `live`: the feed keeps it up to date. Senders alone have views that are not; they look from time to time. With
+    `whole_feed` what comes by the feed comes without a gap, as long as the connection holds.
+    """
+
+    def __init__(self, mailbox: str, *, whole_feed: bool) -> None:
+        self.mailbox = mailbox
+        self.whole_feed = whole_feed
+        self.items: dict[str, Item] = {}
+        self.last = 0
+        self.live = False
+        self.closed = False
+        self.used = 0.0
+        self.looked = 0.0
+        self.sent = 0  # messages stored through this handle since it last looked
+        self.claimants: deque[Future[bool]] = deque()
+        self.senders: deque[Future[bool]] = deque()
+        self.transients: deque[Claimed] = deque()
+        self._gone: dict[str, int] = {}
+        self._ready: list[tuple[int, str]] = []
+        self._timed: list[tuple[float, int, str]] = []
+        self._bodies = 0
+
+    # --- learning ---
+
+    def learn(self, message_id: str, seq: int, mail: MailState) -> None:
+        """Take in what was written at a sequence; what is older than what is known changes nothing."""
+        if self.whole_feed and self.live and seq > self.last:
+            self.last = seq
+        old = self.items.get(message_id)
+        if (old is not None and old.seq >= seq) or self._gone.get(message_id, 0) >= seq:
+            return
+        if old is not None:
+            self._bodies -= 0 if old.bare else len(old.mail.body)
+        if mail.kind != LIVE:
+            self.remove(message_id, seq)
+            return
+        item = Item(message_id, seq, mail.first or seq, mail)
+        self.items[message_id] = item
+        self._keep_body(item)
+        self._queue(item)
+
+    def remove(self, message_id: str, seq: int) -> None:
+        """Take in that a message, and what was written of it up to a sequence, is gone."""
+        self.items.pop(message_id, None)
+        self._gone[message_id] = seq
+        if len(self._gone) > GONE:
+            del self._gone[next(iter(self._gone))]
+        if self.senders:
+            wake_all(self.senders)
+        if self.claimants:
+            wake_one(self.claimants)  # in an ordered mailbox it may be the next one's turn
+
+    def _keep_body(self, item: Item) -> None:
+        size = len(item.mail.body)
+        if not self.live or self._bodies + size > KEPT_BODIES:
+            item.mail.body = b""
+            item.bare = bool(size)
+        else:
+            self._bodies += size
+
+    def _queue(self, item: Item) -> None:
+        if item.mail.state == WAITING:
+            heapq.heappush(self._ready, (item.first, item.message_id))
+            if self.claimants:
+                wake_one(self.claimants)
+        else:
+            heapq.heappush(self._timed, (item.mail.due, item.seq, item.message_id))
+
+    def forget_all(self) -> None:
+        """Know nothing any more; waiters stay."""
+        self.items.clear()
+        self._ready.clear()
+        self._timed.clear()
+        self.last = 0
+        self._bodies = 0
+
+    # --- choosing ---
+
+    def choose(self, limit: int, now: float, *, ordered: bool) -> list[Item]:
+        """Return the oldest messages that can be claimed, marked as taken."""
+        self._return_due(now)
+        if ordered:
+            first = min(self.items.values(), key=lambda item: item.first, default=None)
+            chosen = [first] if first is not None and first.is_claimable(now) and not first.taken else []
+        else:
+            chosen: list[Item] = []
+            while self._ready and len(chosen) < limit:
+                first, message_id = heapq.heappop(self._ready)
+                item = self.items.get(message_id)
+                if item is not None and item.first == first and item.is_claimable(now) and not item.taken:
+                    item.taken = True  # so that a second entry of it does not count
+                    chosen.append(item)
+        for item in chosen:
+            item.taken = True
+        return chosen
+
+    def put_back(self, item: Item) -> None:
+        """Undo the choice of a message that could not be claimed, if it is still there."""
+        item.taken = False
+        if self.items.get(item.message_id) is item:
+            self._queue(item)
+
+    def _return_due(self, now: float) -> None:
+        while self._timed and self._timed[0][0] <= now:
+            _, seq, message_id = heapq.heappop(self._timed)
+            item = self.items.get(message_id)
+            if item is not None and item.seq == seq:
+                heapq.heappush(self._ready, (item.first, message_id))
+
+    def has_claimable(self, now: float, *, ordered: bool) -> bool:
+        """Tell whether a claim would choose something."""
+        if self.transients:
+            return True
+        if ordered:
+            first = min(self.items.values(), key=lambda item: item.first, default=None)
+            return first is not None and first.is_claimable(now) and not first.taken
+        self._return_due(now)
+        while self._ready:
+            first, message_id = self._ready[0]
+            item = self.items.get(message_id)
+            if item is not None and item.first == first and item.is_claimable(now) and not item.taken:
+                return True
+            heapq.heappop(self._ready)
+        return False
+
+    def next_due(self) -> float | None:
+        """Return when the next lease or delay ends."""
+        while self._timed:
+            due, seq, message_id = self._timed[0]
+            item = self.items.get(message_id)
+            if item is not None and item.seq == seq:
+                return due
+            heapq.heappop(self._timed)
+        return None
+
+    def droppable(self, count: int, now: float) -> list[Item]:
+        """Return so many of the oldest messages that wait, or fewer where there are not so many."""
+        waiting = [item for item in self.items.values() if item.is_claimable(now) and not item.taken]
+        return heapq.nsmallest(count, waiting, key=lambda item: item.first)
+
+    # --- waiting ---
+
+    def add_transient(self, claimed: Claimed) -> bool:
+        """Keep an emitted message for the next claim, unless there are too many."""
+        if len(self.transients) >= TRANSIENTS:
+            return False
+        self.transients.append(claimed)
+        wake_one(self.claimants)
+        return True
+
+    def wake_everybody(self) -> None:
+        """Let all who wait look again."""
+        wake_all(self.claimants)
+        wake_all(self.senders)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody here waits, and nothing is kept that only this handle has."""
+        return not (self.claimants or self.senders or self.transients or any(one.taken for one in self.items.values()))
+
+
+def counts_of(items: Iterable[MailState], now: float) -> MailboxCounts:
+    """Return how many messages are in which state."""
+    counts = [0, 0, 0]
+    for mail in items:
+        counts[WAITING if mail.state == WAITING or mail.due <= now else mail.state] += 1
+    return MailboxCounts(counts[WAITING], counts[LEASED], counts[DELAYED])
+
+
+def wake_one(queue: deque[Future[bool]]) -> None:
+    """Wake the longest-waiting of a queue, if anybody waits."""
+    while queue:
+        waiter = queue.popleft()
+        if not waiter.done():
+            waiter.set_result(True)
+            return
+
+
+def wake_all(queue: deque[Future[bool]]) -> None:
+    """Wake everybody in a queue."""
+    while queue:
+        wake_one(queue)

@@ -1,0 +1,303 @@
+"""Watches: live from the feed, and from the stream and the history where the feed was interrupted.
+
+Every change names the one before it of its key. So a watch sees at once when it missed one, reads what it missed, and
+says so where that is not kept any more. With several replicas a change may be committed and not fed, when the leader
+changes at that moment; therefore such a watch also looks by itself, every second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from tertulia._background import Background, logger
+from tertulia._names import is_pattern, key_matcher, literal_prefix
+from tertulia.engines._nats_format import LIVE, KeyState, key_state
+from tertulia.engines._nats_history import History
+from tertulia.engines._nats_keys import KEEP_GONE, Keys
+from tertulia.engines._nats_store import Store
+from tertulia.engines._nats_wire import Subscription, Unanswered
+from tertulia.engines.base import Change
+from tertulia.errors import EngineUnavailableError, TertuliaError, WatchLaggedError
+
+WATCH_BUFFER = 10_000  # changes that a slow watcher may lag before it is told so
+LOOK = 1.0  # seconds between looks for what the feed left out, where it may
+SEEN = 10_000  # keys whose last change is remembered until the next look; with more the watch looks earlier
+RETRIES = 6  # looks for what is missing, while its writer may still be sending it to the history
+RETRY = 0.05  # seconds between them, doubling
+WATCHED_ENDS = 1_000  # keys that were there before a watch whose ends it looks after: what one request reads
+
+News = tuple[int, str, KeyState]
+
+
+class WatchStream:
+    """A watch: its own bounded buffer, filled by the feed and emptied by one reader.
+
+    All changes up to `_whole` are in the buffer, or were; of later ones, those in `_seen`.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        store: Store,
+        keys: Keys,
+        history: History,
+        background: Background,
+        siblings: set[WatchStream],
+    ) -> None:
+        self.pattern = pattern
+        self.matches = key_matcher(pattern)
+        subjects = store.subjects
+        self._filter = subjects.keys(literal_prefix(pattern)) if is_pattern(pattern) else subjects.key(pattern)
+        self._store = store
+        self._keys = keys
+        self._history = history
+        self._background = background
+        self._siblings = siblings
+        self._subscription: Subscription | None = None
+        self._buffer: deque[Change] = deque()
+        self._pending: list[News] | None = []
+        self._whole = 0
+        self._newest = 0
+        self._seen: dict[str, int] = {}
+        self._last: int | None = None
+        self._error: Exception | None = None
+        self._closed = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._work: asyncio.Task[Any] | None = None
+        self._again = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self, after: int | None) -> None:
+        """Begin with the changes after a revision, or with those committed from now on."""
+        store = self._store
+        try:
+            self._subscription = await store.wire.subscribe(store.subjects.fed(self._filter), self._on_fed)
+            await store.wire.flush()
+        except Unanswered as lost:
+            raise EngineUnavailableError(f"the watch did not begin: {lost.why}") from lost
+        if self._subscription.denied is not None:
+            raise self._subscription.denied
+        self._siblings.add(self)
+        self._last = after
+        revision = await store.last_sequence()
+        self._whole = self._newest = revision if after is None else after
+        if after is not None and after != revision and (after > revision or await self._is_too_old(after)):
+            self._fail(WatchLaggedError(self.pattern, after))
+            return
+        if after is None or after == revision:
+            self._go_live()
+        else:
+            await self._catch_up()
+        self._background.start(self._look_after_ends(), "tertulia nats watch")
+        self._look_later()
+
+    async def _is_too_old(self, after: int) -> bool:
+        """Tell whether keys may have gone since a revision without a trace: such traces are kept for an hour."""
+        return await self._store.is_older(after, KEEP_GONE * 0.9)
+
+    # --- the feed ---
+
+    def _on_fed(self, message: Any) -> None:
+        if self._closed or self._error is not None:
+            return
+        subject = self._store.subjects.unfed(message.subject)
+        key = self._store.subjects.key_of(subject)
+        if not self.matches(key):
+            return
+        news = (int(message.headers["Nats-Sequence"]), key, key_state(key, message.data))
+        if self._pending is None:
+            self._take(news)
+        elif len(self._pending) < WATCH_BUFFER:
+            self._pending.append(news)
+        else:
+            self._fail(WatchLaggedError(self.pattern, self._last))
+
+    def _take(self, news: News) -> None:
+        """Take in the next change, or read what is missing before it."""
+        seq, key, state = news
+        if seq <= self._whole or seq <= self._seen.get(key, 0):
+            return
+        if not self._follows(key, state) or seq < self._newest:
+            self._pending = [news]
+            self._restart()
+            return
+        self._push(seq, key, state)
+        if self._store.single:
+            self._whole = seq  # its feed comes whole, as long as the connection holds
+            self._seen.clear()
+        elif len(self._seen) > SEEN:
+            self._look_now()
+
+    def _follows(self, key: str, state: KeyState) -> bool:
+        return state.prev <= self._whole or state.prev == self._seen.get(key)
+
+    def _push(self, seq: int, key: str, state: KeyState) -> None:
+        self._seen[key] = seq
+        self._newest = seq
+        self._keys.learn(key, seq, state)
+        if state.expires is not None and state.kind == LIVE:
+            self._keys.expiries.add(key, seq, state.expires)
+        else:
+            self._keys.expiries.drop(key)
+        if len(self._buffer) >= WATCH_BUFFER:
+            self._fail(WatchLaggedError(self.pattern, self._last))
+            return
+        self._buffer.append(state.change(key, seq))
+        self._wake()
+
+    def _go_live(self) -> None:
+        """Take in what the feed brought meanwhile, and from now on as it comes."""
+        pending, self._pending = self._pending or [], None
+        for news in pending:
+            if self._pending is None:
+                self._take(news)
+            else:
+                self._pending.append(news)
+
+    # --- what the feed did not bring ---
+
+    def resume(self) -> None:
+        """The feed was interrupted: read on where it was."""
+        if not self._closed and self._error is None:
+            if self._pending is None:
+                self._pending = []
+            self._restart()
+
+    def _restart(self) -> None:
+        self._again = True
+        if self._work is None or self._work.done():
+            self._work = self._background.start(self._catch_up_logged(), "tertulia nats watch")
+
+    async def _catch_up_logged(self) -> None:
+        try:
+            await self._catch_up()
+        except TertuliaError as error:
+            if not self._closed:
+                logger.warning("the watch on %s could not be resumed: %s", self.pattern, error)
+                self._fail(error)
+
+    async def _catch_up(self) -> None:
+        """Read the changes after those that are known, then go on with the feed."""
+        self._again = True
+        while self._again and self._error is None:
+            self._again = False
+            await self._read_on()
+        if self._error is None:
+            self._go_live()
+
+    async def _read_on(self) -> None:
+        revision = await self._store.last_sequence()
+        if revision < self._whole:  # the server has lost what it had acknowledged: revisions may repeat
+            self._fail(WatchLaggedError(self.pattern, self._last))
+            return
+        for attempt in range(RETRIES):
+            news = await self._missed(with_history=attempt > 0)
+            if news is not None:
+                break
+            await asyncio.sleep(RETRY * 2**attempt if attempt else 0.0)
+        else:
+            self._fail(WatchLaggedError(self.pattern, self._last))
+            return
+        for seq, key, state in news:
+            if seq > self._newest or self._seen.get(key, 0) < seq:
+                self._push(seq, key, state)
+        self._whole = max(self._whole, revision, self._newest if self._store.single else 0)
+        self._seen = {key: seq for key, seq in self._seen.items() if seq > self._whole}
+
+    async def _missed(self, *, with_history: bool) -> list[News] | None:
+        """Return the changes that are not known yet, in order, or None when some are missing."""
+        known = dict(self._seen)
+        found: dict[int, tuple[str, KeyState]] = {}
+        for one in await self._store.after(self._whole, self._filter):
+            key = self._store.subjects.key_of(one.subject)
+            if self.matches(key):
+                found[one.seq] = (key, key_state(key, one.data))
+        if with_history:
+            kept = await self._history.after(self._whole)
+            found |= {seq: one for seq, one in kept.items() if self.matches(one[0])}
+        news: list[News] = []
+        for seq in sorted(found):
+            key, state = found[seq]
+            if seq <= known.get(key, 0):
+                continue
+            if (state.prev > self._whole and state.prev != known.get(key)) or seq < self._newest:
+                return None
+            known[key] = seq
+            news.append((seq, key, state))
+        return news
+
+    def _look_later(self) -> None:
+        if not self._store.single and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look_now)
+
+    def _look_now(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_later()
+        if self._store.wire.connected and self._pending is None:
+            self.resume()
+
+    async def _look_after_ends(self) -> None:
+        """Look after the ends of keys that were there before."""
+        try:
+            found = await self._store.first(self._filter, WATCHED_ENDS)
+        except TertuliaError:
+            logger.warning("the watch on %s did not see which keys end", self.pattern, exc_info=True)
+            return
+        for one in found:
+            key = self._store.subjects.key_of(one.subject)
+            state = key_state(key, one.data)
+            if state.kind == LIVE and state.expires is not None and self.matches(key):
+                self._keys.expiries.add(key, one.seq, state.expires)
+
+    # --- the reader ---
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> WatchStream:
+        return self
+
+    async def __anext__(self) -> Change:
+        while not self._buffer:
+            if self._closed:
+                raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        change = self._buffer.popleft()
+        self._last = change.revision
+        if isinstance(self._error, WatchLaggedError):
+            self._error = WatchLaggedError(self.pattern, self._last)
+        return change
+
+    async def aclose(self) -> None:
+        """Stop watching; a reader that waits sees the end."""
+        if self._closed:
+            return
+        self._closed = True
+        self._siblings.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._buffer.clear()
+        self._wake()
+        if self._subscription is not None:
+            await self._subscription.stop()
+
+
+def resume_all(streams: Iterable[WatchStream]) -> None:
+    """Let watches read on after an interruption."""
+    for stream in list(streams):
+        stream.resume()
