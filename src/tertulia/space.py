@@ -21,7 +21,12 @@ DEFAULT_URL = "file:.tertulia/space.db"
 URL_VARIABLE = "TERTULIA_URL"
 
 # The module of the engine that a scheme names; it has `open_engine`.
-_ENGINES: dict[str, str] = {"file": "tertulia.engines.file", "memory": "tertulia.engines.inprocess"}
+_ENGINES: dict[str, str] = {
+    "file": "tertulia.engines.file",
+    "memory": "tertulia.engines.inprocess",
+    "nats": "tertulia.engines.nats",
+    "tls": "tertulia.engines.nats",
+}
 
 
 class Space:
@@ -123,4 +128,4 @@ def _engine_module(url: object) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise MissingExtraError(f"the {scheme}: engine", scheme) from error
+        raise MissingExtraError(f"the {scheme}: engine", name.rpartition(".")[2]) from error
