@@ -20,6 +20,7 @@ import apsw
 
 import tertulia
 from tertulia._clock import SystemClock
+from tertulia.engines._file_format import counters_in, encode
 from tertulia.engines.base import Claimed, Commit, Delete, Engine, MailboxOptions, Publish, Put, Send, Settle
 from tertulia.errors import TertuliaError
 from tertulia.testing.power_loss import Disk, Event, Recording, write_files
@@ -29,8 +30,9 @@ NAME = "space.db"
 CLIENTS = 4  # for each of two handles that share nothing but the file
 LEASE = 1000.0  # seconds; no lease runs out here
 LEASED = 1  # a message's state in the file
+NOTHING = encode((0, 0, 0, 0, 0, 0))  # the counters of a space in which nothing has happened
 TABLES = (
-    "counters", "records", "tags", "changes", "boxes", "topics", "messages", "bodies", "markers", "bells", "interests",
+    "heads", "topics", "messages", "records", "tags", "changes", "bodies", "markers", "bells", "interests",
     "listeners", "letters",
 )  # fmt: skip
 BROAD = MailboxOptions(max_size=100_000)
@@ -58,21 +60,24 @@ def picture_of(path: Path) -> Picture:
         if not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'letters'").get:
             return Picture(EMPTY)
         tables: list[Any] = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES]  # noqa: S608
-        boxes: dict[int, str] = {row[0]: row[1] for row in tables[4]}
+        (_, _, _, *counters), *heads = tables[0]
+        boxes: dict[int, str] = {number: name for name, number, *_ in heads}
+        messages = [(boxes[row[2]], *row) for row in tables[2]]
         return Picture(
             _digest(tables),
-            tables[0][0][1],
+            counters_in(tuple(counters))[0],
             frozenset(boxes.values()),
-            frozenset((boxes[row[1]], row[2]) for row in tables[5]),
-            {(boxes[row[1]], row[2]): (row[3], row[5]) for row in tables[6]},
-            {row[0]: (row[3], row[5]) for row in tables[6]},
+            frozenset((boxes[row[1]], row[2]) for row in tables[1]),
+            {(box, name): (state, attempt) for box, _, _, _, name, state, _, attempt, *_ in messages},
+            {sequence: (state, attempt) for _, _, sequence, _, _, state, _, attempt, *_ in messages},
         )
     finally:
         connection.close()
 
 
 def _digest(tables: Sequence[Any]) -> str:
-    if tables[0][0][1:5] == (0, 0, 0, 0) and not any(tables[1:]):
+    (*_, counters, _), *heads = tables[0]
+    if counters == NOTHING and not heads and not any(tables[1:]):
         return EMPTY
     return hashlib.sha256(repr(tables).encode()).hexdigest()
 

@@ -55,9 +55,9 @@ async def reader(log: Log, url: str) -> None:
     async with tertulia.connect(url) as space:
         execute = engine_of(space)._hub.execute  # noqa: SLF001 - no other way to be in the middle of a read
         execute("BEGIN")
-        before = execute("SELECT revision FROM counters").get
+        before = execute("SELECT packed FROM heads WHERE name = ''").get
         stop()
-        after = execute("SELECT revision FROM counters").get
+        after = execute("SELECT packed FROM heads WHERE name = ''").get
         execute("COMMIT")
         log.say(Said("the same" if before == after else f"{before}, then {after}"))
 

@@ -12,8 +12,10 @@ import apsw
 import pytest
 
 import tertulia
-from tertulia.engines.base import Engine, MailboxOptions, Put, Send
+from tertulia.engines import _file_mail
+from tertulia.engines.base import Engine, MailboxOptions, Put, Send, Settle
 from tertulia.errors import (
+    AlreadySettledError,
     CorruptRecordError,
     EngineError,
     EngineUnavailableError,
@@ -368,3 +370,20 @@ async def test_the_log_stays_bounded_while_many_writes_happen(tmp_path: Path):
         size = path.with_name("space.db-wal").stat().st_size
 
     assert size < 32 * 2**20  # all of it is more than twice that
+
+
+async def test_a_message_that_cannot_be_told_from_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two ids share a hash of 63 bits once in many lifetimes; then the second one is an error, and not a duplicate."""
+    monkeypatch.setattr(_file_mail, "place_in", lambda *_: 7)
+    async with tertulia.connect(f"file:{tmp_path}/space.db") as space:
+        await space.engine.open_mailbox("ada", MailboxOptions())
+        await space.engine.send(Send("ada", "m1", b"1"))
+        with pytest.raises(EngineError, match="'m2' cannot be told from message 'm1'"):
+            await space.engine.send(Send("ada", "m2", b"2"))
+        with pytest.raises(AlreadySettledError):
+            await space.engine.settle(Settle("ada", "m2"))
+        again = await space.engine.send(Send("ada", "m1", b"1"))
+        stored = [(one.message_id, one.body) for one in await space.engine.claim("ada", limit=5)]
+
+    assert again.duplicate
+    assert stored == [("m1", b"1")]

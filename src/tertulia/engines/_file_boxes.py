@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from tertulia.engines._file_format import Execute, encode, read_notes, row_checksum, rows
-from tertulia.engines._file_mail import WAITING, WHEN_FULL, Box, body_of, browse, find_box, insert
+from tertulia.engines._file_format import (
+    COUNTERS,
+    Execute,
+    counters_in,
+    encode,
+    place_in,
+    read_notes,
+    row_checksum,
+    rows,
+)
+from tertulia.engines._file_mail import (
+    HEADS,
+    RESIZE,
+    WAITING,
+    WHEN_FULL,
+    Box,
+    body_of,
+    browse,
+    find,
+    find_box,
+    insert,
+    load_box,
+    pack_settings,
+)
 from tertulia.engines._file_session import Session
 from tertulia.engines.base import EngineStats, MailboxCounts, MailboxOptions
 from tertulia.errors import UnknownAgentError
@@ -15,20 +37,15 @@ EVERYTHING = -1  # SQLite's LIMIT for no limit
 def open_box(session: Session, name: str, options: MailboxOptions) -> bool:
     """Make the mailbox, or give it these options; return whether it was made."""
     settings = (options.max_size, WHEN_FULL.index(options.when_full), options.max_attempts, int(options.ordered))
-    crc = row_checksum(name, *settings)
     box = find_box(session.execute, name)
     if box is None:
-        session.execute(
-            "INSERT INTO boxes(name, max_size, when_full, max_attempts, ordered, crc, size)"
-            " VALUES(?, ?, ?, ?, ?, ?, 0)",
-            (name, *settings, crc),
-        )
+        session.boxes += 1
+        values = (name, session.boxes, *pack_settings(name, session.boxes, settings))
+        session.execute("INSERT INTO heads(name, id, size, packed, crc) VALUES(?, ?, 0, ?, ?)", values)
         return True
     if settings != (box.max_size, box.when_full, box.max_attempts, box.ordered):
-        session.execute(
-            "UPDATE boxes SET max_size = ?, when_full = ?, max_attempts = ?, ordered = ?, crc = ? WHERE id = ?",
-            (*settings, crc, box.id),
-        )
+        values = (*pack_settings(name, box.id, settings), name)
+        session.execute("UPDATE heads SET packed = ?, crc = ? WHERE name = ?", values)
         session.claimable(name)
         session.roomier(name)
     return False
@@ -49,7 +66,7 @@ def close_box(session: Session, name: str, heir: str | None, note: bytes) -> int
     execute("DELETE FROM bodies WHERE sequence IN (SELECT sequence FROM messages WHERE box = ?)", (box.id,))
     for table in ("messages", "markers", "topics"):
         execute(f"DELETE FROM {table} WHERE box = ?", (box.id,))  # noqa: S608 - names from the line above
-    execute("DELETE FROM boxes WHERE id = ?", (box.id,))
+    execute("DELETE FROM heads WHERE name = ?", (name,))
     session.topics += 1
     session.claimable(name)  # who waits there learns that it is gone
     session.roomier(name)
@@ -59,12 +76,13 @@ def close_box(session: Session, name: str, heir: str | None, note: bytes) -> int
 def _move(session: Session, box: Box, heir: Box, note: bytes) -> None:
     for message in browse(session.execute, box.id, EVERYTHING, None):
         message_id = message.message_id
-        if browse(session.execute, heir.id, 1, message_id):
+        if find(session.execute, heir.id, message_id) is not None:
             message_id = f"{message_id}#{message.sequence}"
         notes = read_notes(message.notes)
         packed = encode((*notes, note) if note else notes)
-        insert(session, heir, message_id, body_of(session.execute, message), WAITING, 0.0, 0, packed)
-    session.execute("UPDATE boxes SET size = ? WHERE id = ?", (heir.size, heir.id))
+        place = place_in(heir.id, message_id)
+        insert(session, heir, place, message_id, body_of(session.execute, message), WAITING, 0.0, 0, packed)
+    session.execute(RESIZE, (heir.size, heir.name))
 
 
 def subscribe(session: Session, name: str, pattern: str) -> bool:
@@ -111,16 +129,14 @@ def infos(execute: Execute) -> list[AgentInfo]:
         patterns.setdefault(box, []).append(pattern)
     return [
         AgentInfo(
-            agent_id=name,
-            max_queue_size=max_size,
-            when_full=WHEN_FULL[int(when_full)],
-            max_attempts=max_attempts,
-            ordered=bool(ordered),
-            topics=tuple(patterns.get(box, ())),
+            agent_id=box.name,
+            max_queue_size=box.max_size,
+            when_full=WHEN_FULL[box.when_full],
+            max_attempts=box.max_attempts,
+            ordered=bool(box.ordered),
+            topics=tuple(patterns.get(box.id, ())),
         )
-        for box, name, max_size, when_full, max_attempts, ordered in rows(
-            execute("SELECT id, name, max_size, when_full, max_attempts, ordered FROM boxes ORDER BY name").get
-        )
+        for box in map(load_box, rows(execute(f"{HEADS} WHERE name != '' ORDER BY name").get))
     ]
 
 
@@ -140,9 +156,9 @@ def stats(execute: Execute, civil: float, now: float) -> EngineStats:
         name: MailboxCounts(waiting or 0, leased or 0, delayed or 0)
         for name, waiting, leased, delayed in rows(
             execute(
-                "SELECT b.name, sum(m.state = 0 OR m.due <= ?), sum(m.state = 1 AND m.due > ?),"
-                " sum(m.state = 2 AND m.due > ?) FROM boxes b LEFT JOIN messages m ON m.box = b.id"
-                " GROUP BY b.id ORDER BY b.name",
+                "SELECT h.name, sum(m.state = 0 OR m.due <= ?), sum(m.state = 1 AND m.due > ?),"
+                " sum(m.state = 2 AND m.due > ?) FROM heads h LEFT JOIN messages m ON m.box = h.id"
+                " WHERE h.name != '' GROUP BY h.name ORDER BY h.name",
                 (now, now, now),
             ).get
         )
@@ -153,5 +169,5 @@ def stats(execute: Execute, civil: float, now: float) -> EngineStats:
         keys_by_owner={owner: count for owner, (count, _) in owners.items()},
         mailboxes=counts,
         topics=execute("SELECT count(DISTINCT pattern) FROM topics").get,
-        revision=execute("SELECT revision FROM counters").get,
+        revision=counters_in(execute(COUNTERS).get)[0],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, cast
 
 import apsw
@@ -22,13 +23,17 @@ DEDUP_WINDOW = 3600.0  # seconds; a sender that retries for longer than an hour 
 DEDUP_COUNT = 1_000_000  # ids remembered per mailbox, about 100 bytes each
 INLINE_BODY = 700  # bytes; a message's larger body lies beside its row, so that a claim need not rewrite it
 
+# What a commit costs is above all the pages that it touches, and those that it reads anew when another process has
+# written. So there are few trees, and few of them are touched by one commit.
+#
 # A record's row lies where the checksum of its key says, so a read by key is one step; `key` is for scans, and to
-# check twice before a key is called absent.
+# check twice before a key is called absent. `heads` has a row for each mailbox, and one, without a name, for the space
+# itself: its counters. A message's row lies where the hash of mailbox and id says, which keeps ids apart without an
+# index for that; what waits has 0 for the time when it is due.
 SCHEMA = """
-CREATE TABLE counters(
-  id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, sequence INTEGER NOT NULL, topics INTEGER NOT NULL,
-  bells INTEGER NOT NULL, log_bytes INTEGER NOT NULL, crc INTEGER NOT NULL
-);
+CREATE TABLE heads(
+  name TEXT PRIMARY KEY, id INTEGER NOT NULL, size INTEGER NOT NULL, packed BLOB NOT NULL, crc INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE boot(id INTEGER PRIMARY KEY, boot TEXT NOT NULL, civil REAL NOT NULL);
 CREATE TABLE records(
   id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, expires REAL, crc INTEGER NOT NULL,
@@ -40,22 +45,16 @@ CREATE TABLE tags(tag TEXT NOT NULL, record INTEGER NOT NULL, crc INTEGER NOT NU
 CREATE TABLE changes(
   revision INTEGER PRIMARY KEY, kind INTEGER NOT NULL, crc INTEGER NOT NULL, meta BLOB NOT NULL, body BLOB
 );
-CREATE TABLE boxes(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, max_size INTEGER NOT NULL,
-  when_full INTEGER NOT NULL, max_attempts INTEGER NOT NULL, ordered INTEGER NOT NULL,
-  crc INTEGER NOT NULL, size INTEGER NOT NULL
-);
 CREATE TABLE topics(
   id INTEGER PRIMARY KEY, box INTEGER NOT NULL, pattern TEXT NOT NULL, crc INTEGER NOT NULL, UNIQUE(box, pattern)
 );
 CREATE TABLE messages(
-  sequence INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, state INTEGER NOT NULL,
-  due REAL NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL, dedupe INTEGER NOT NULL,
-  stored_at REAL NOT NULL, notes BLOB NOT NULL, body_crc INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB,
-  UNIQUE(box, message_id)
+  place INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, box INTEGER NOT NULL, message_id TEXT NOT NULL,
+  state INTEGER NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL,
+  dedupe INTEGER NOT NULL, stored_at REAL NOT NULL, notes BLOB NOT NULL, body_crc INTEGER NOT NULL,
+  crc INTEGER NOT NULL, body BLOB
 );
-CREATE INDEX messages_ready ON messages(box, sequence) WHERE state = 0;
-CREATE INDEX messages_due ON messages(box, due) WHERE state > 0;
+CREATE INDEX messages_order ON messages(box, due, sequence);
 CREATE TABLE bodies(sequence INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE markers(
   id INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, until REAL NOT NULL,
@@ -83,6 +82,7 @@ crc32 = zlib.crc32
 _KINDS = (ChangeKind.PUT, ChangeKind.DELETE, ChangeKind.EXPIRE)
 _Meta = tuple[str, str, int, int, int, float, float, float | None, float | None, tuple[str, ...], int, int]
 _read_meta = msgspec.msgpack.Decoder(_Meta).decode
+_read_counters = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, int]).decode
 _read_mark = msgspec.msgpack.Decoder(tuple[str, int, float]).decode
 read_notes = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
 NO_NOTES = encode(())
@@ -91,6 +91,12 @@ NO_NOTES = encode(())
 def place_of(key: str) -> int:
     """Return where a key's record lies, unless another key is there already."""
     return crc32(key.encode())
+
+
+def place_in(box: int, message_id: str) -> int:
+    """Return where a message of a mailbox lies: a number of 63 bits, so that two never share one but by a miracle."""
+    digest = blake2b(b"%d:%b" % (box, message_id.encode()), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def pack_record(record: Record) -> tuple[int, bytes]:
@@ -120,6 +126,16 @@ def unpack_record(key: str | None, crc: int, meta: bytes, body: bytes | None) ->
     if body_crc != fields[11]:
         raise CorruptRecordError(fields[0], "its value does not match the checksum")
     return Record(fields[0], body, *fields[1:11])
+
+
+COUNTERS = "SELECT packed, crc FROM heads WHERE name = ''"
+
+
+def counters_in(row: tuple[bytes, int] | None) -> tuple[int, int, int, int, int, int]:
+    """Return revision, sequence, topics, bells, bytes in the log, mailboxes. Raises CorruptRecordError."""
+    if row is None or not is_intact(*row):
+        raise CorruptRecordError("(counters)", "the space's counters do not match their checksum")
+    return _read_counters(row[0])
 
 
 def tag_checksum(tag: str, place: int) -> int:

@@ -17,7 +17,7 @@ import apsw
 from tertulia._background import logger
 from tertulia._clock import Alarm, Clock
 from tertulia.engines._file_bell import RING, Bell, clear_away, pack_carried, runtime_directory, unpack_carried
-from tertulia.engines._file_format import FAILURES, Execute, translated
+from tertulia.engines._file_format import COUNTERS, FAILURES, Execute, counters_in, translated
 from tertulia.engines._file_letters import Letters
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import find_box, is_held_back, look, unclaim
@@ -343,7 +343,7 @@ class Hub:
 
     def consumers_elsewhere(self, execute: Execute, mailbox: str) -> list[tuple[str, str]]:
         """Return the other instances, with their bells, that listen to a mailbox or claim from it."""
-        bells = execute("SELECT bells FROM counters").get
+        bells = counters_in(execute(COUNTERS).get)[3]
         if self._consumers[0] != bells:
             self._consumers = (bells, {})
         known = self._consumers[1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from tertulia._names import topic_matcher
@@ -16,36 +18,43 @@ from tertulia.engines._file_format import (
     crc32,
     encode,
     is_intact,
+    place_in,
     read_notes,
     row_checksum,
     rows,
 )
 from tertulia.engines._file_session import Session
 from tertulia.engines.base import Claimed, Publish, Send, Sent, Settle
-from tertulia.errors import AlreadySettledError, CorruptRecordError, MailboxFullError, UnknownAgentError
+from tertulia.errors import (
+    AlreadySettledError,
+    CorruptRecordError,
+    EngineError,
+    MailboxFullError,
+    UnknownAgentError,
+)
 from tertulia.records import WhenFull
 
 WAITING, LEASED, DELAYED = range(3)
 WHEN_FULL = (WhenFull.REJECT, WhenFull.WAIT, WhenFull.DROP_OLDEST)  # as the file has them: never reorder
 FORGET_EVERY = 512  # remembered ids between two looks at whether a mailbox remembers too many
 
-COLUMNS = "sequence, box, message_id, state, due, attempt, failures, dedupe, stored_at, notes, body_crc, crc, body"
-_META = 11  # of those columns are covered by `crc`, which follows them
-_INSERT = f"INSERT INTO messages({COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_READY = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND state = 0 ORDER BY sequence LIMIT ?"  # noqa: S608
-_BY_ID = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND message_id = ?"  # noqa: S608
-_DUE = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND state > 0 AND due <= ? ORDER BY sequence"  # noqa: S608
+COLUMNS = (
+    "place, sequence, box, message_id, state, due, attempt, failures, dedupe, stored_at, notes, body_crc, crc, body"
+)
+_META = 12  # of those columns are covered by `crc`, which follows them
+_INSERT = f"INSERT INTO messages({COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_READY = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND due = 0.0 ORDER BY sequence LIMIT ?"  # noqa: S608
+_BY_PLACE = f"SELECT {COLUMNS} FROM messages WHERE place = ?"  # noqa: S608
+_DUE = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND due > 0.0 AND due <= ?"  # noqa: S608
 _ALL = f"SELECT {COLUMNS} FROM messages WHERE box = ? ORDER BY sequence LIMIT ?"  # noqa: S608
-_CHANGE = "UPDATE messages SET state = ?, due = ?, attempt = ?, failures = ?, notes = ?, crc = ? WHERE sequence = ?"
-_TO_SETTLE = (
-    "SELECT m.sequence, m.dedupe, m.body IS NULL, b.id, b.name, b.max_size, b.when_full, b.max_attempts, b.ordered,"
-    " b.crc, b.size FROM boxes b CROSS JOIN messages m ON m.box = b.id AND m.message_id = ? WHERE b.name = ?"
-)
+_CHANGE = "UPDATE messages SET state = ?, due = ?, attempt = ?, failures = ?, notes = ?, crc = ? WHERE place = ?"
 _LOOK = (
-    "SELECT id, ordered, (SELECT min(due) FROM messages WHERE box = b.id AND state > 0),"
-    " (SELECT sequence FROM messages WHERE box = b.id AND state = 0 ORDER BY sequence LIMIT 1)"
-    " FROM boxes b WHERE name = ?"
+    "SELECT id, packed, (SELECT due FROM messages WHERE box = h.id AND due > 0.0 ORDER BY due LIMIT 1),"
+    " (SELECT sequence FROM messages WHERE box = h.id AND due = 0.0 ORDER BY sequence LIMIT 1)"
+    " FROM heads h WHERE name = ?"
 )
+_WHOSE = "SELECT box, message_id FROM messages WHERE place = ?"
+_sequence = attrgetter("sequence")
 _SENT = Sent(1)
 _DUPLICATE = Sent(0, duplicate=True)
 _TAKEN_BY_NOBODY = Sent(0)
@@ -54,6 +63,7 @@ _TAKEN_BY_NOBODY = Sent(0)
 class Message(Struct, gc=False):
     """A message's row; `body` is None where it lies beside."""
 
+    place: int
     sequence: int
     box: int
     message_id: str
@@ -73,8 +83,8 @@ class Message(Struct, gc=False):
         return crc32(
             encode(
                 (
-                    self.sequence, self.box, self.message_id, self.state, self.due, self.attempt, self.failures,
-                    self.dedupe, self.stored_at, self.notes, self.body_crc,
+                    self.place, self.sequence, self.box, self.message_id, self.state, self.due, self.attempt,
+                    self.failures, self.dedupe, self.stored_at, self.notes, self.body_crc,
                 )
             )
         )  # fmt: skip
@@ -83,31 +93,39 @@ class Message(Struct, gc=False):
 class Box(Struct, gc=False):
     """A mailbox's row, after the last change."""
 
-    id: int
     name: str
+    id: int
+    size: int
     max_size: int
     when_full: int
     max_attempts: int
     ordered: int
-    crc: int
-    size: int
 
 
-_BOX = "id, name, max_size, when_full, max_attempts, ordered, crc, size"
-_BOX_BY_NAME = f"SELECT {_BOX} FROM boxes WHERE name = ?"  # noqa: S608 - constants
+HEADS = "SELECT name, id, size, packed, crc FROM heads"
+_BOX = HEADS + " WHERE name = ?"
+RESIZE = "UPDATE heads SET size = ? WHERE name = ?"
+_read_settings = msgspec.msgpack.Decoder(tuple[int, int, int, int]).decode
+
+
+def pack_settings(name: str, number: int, settings: tuple[int, int, int, int]) -> tuple[bytes, int]:
+    """Return what is stored of the size limit, what happens when full, the attempts and whether it is ordered."""
+    packed = encode(settings)
+    return packed, row_checksum(name, number, packed)
 
 
 def find_box(execute: Execute, name: str) -> Box | None:
     """Return a mailbox."""
-    row = execute(_BOX_BY_NAME, (name,)).get
-    return None if row is None else checked_box(row)
+    row = execute(_BOX, (name,)).get
+    return None if row is None else load_box(row)
 
 
-def checked_box(row: tuple[Any, ...]) -> Box:
+def load_box(row: tuple[Any, ...]) -> Box:
     """Return a mailbox, or raise CorruptRecordError that names it."""
-    if row_checksum(*row[1:6]) != row[6] or not isinstance(row[7], int):
-        raise CorruptRecordError(str(row[1]), "the mailbox does not match its checksum")
-    return Box(*row)
+    name, number, size, packed, crc = row
+    if row_checksum(name, number, packed) != crc or not isinstance(size, int):
+        raise CorruptRecordError(str(name), "the mailbox does not match its checksum")
+    return Box(name, number, size, *_read_settings(packed))
 
 
 def look(execute: Execute, name: str) -> tuple[int, int, float | None, int | None]:
@@ -118,15 +136,16 @@ def look(execute: Execute, name: str) -> tuple[int, int, float | None, int | Non
     found = execute(_LOOK, (name,)).get
     if found is None:
         raise UnknownAgentError(name)
-    return found
+    number, packed, due, ready = found
+    return number, _read_settings(packed)[3], due, ready
 
 
 def load(row: tuple[Any, ...]) -> Message:
     """Return a message, or raise CorruptRecordError that names it. A body that lies beside is not looked at."""
     if crc32(encode(row[:_META])) != row[_META]:
-        raise CorruptRecordError(str(row[2]), "the message does not match its checksum")
-    if row[12] is not None and not is_intact(row[12], row[10]):
-        raise CorruptRecordError(str(row[2]), "the message's body does not match its checksum")
+        raise CorruptRecordError(str(row[3]), "the message does not match its checksum")
+    if row[13] is not None and not is_intact(row[13], row[11]):
+        raise CorruptRecordError(str(row[3]), "the message's body does not match its checksum")
     return Message(*row)
 
 
@@ -142,8 +161,19 @@ def body_of(execute: Execute, message: Message) -> bytes:
 
 def browse(execute: Execute, box: int, limit: int, message_id: str | None) -> list[Message]:
     """Return stored messages, oldest first."""
-    sql, value = (_ALL, limit) if message_id is None else (_BY_ID, message_id)
-    return [load(row) for row in rows(execute(sql, (box, value)).get)]
+    if message_id is None:
+        return [load(row) for row in rows(execute(_ALL, (box, limit)).get)]
+    message = find(execute, box, message_id)
+    return [] if message is None else [message]
+
+
+def find(execute: Execute, box: int, message_id: str) -> Message | None:
+    """Return a stored message by its id."""
+    row = execute(_BY_PLACE, (place_in(box, message_id),)).get
+    if row is None:
+        return None
+    message = load(row)
+    return message if (message.box, message.message_id) == (box, message_id) else None
 
 
 # --- sending ---
@@ -179,7 +209,8 @@ class Sending:
         )
 
     def _store(self, box: Box, send: Send | Publish) -> Sent:
-        if _is_known(self._session, box.id, send):
+        place = place_in(box.id, send.message_id)
+        if _is_known(self._session, box, place, send):
             return _DUPLICATE
         dropped: tuple[tuple[str, str], ...] = ()
         if box.size >= box.max_size:
@@ -189,8 +220,8 @@ class Sending:
         state, due = WAITING, 0.0
         if send.delay > 0.0:
             state, due = DELAYED, session.clock.now() + send.delay
-        insert(session, box, send.message_id, send.body, state, due, int(send.dedupe), notes)
-        session.execute("UPDATE boxes SET size = ? WHERE id = ?", (box.size, box.id))
+        insert(session, box, place, send.message_id, send.body, state, due, int(send.dedupe), notes)
+        session.execute(RESIZE, (box.size, box.name))
         return Sent(1, dropped=dropped) if dropped else _SENT
 
     def _make_room(self, box: Box) -> tuple[tuple[str, str], ...]:
@@ -200,7 +231,7 @@ class Sending:
             raise MailboxFullError(box.name, box.size, waits=WHEN_FULL[box.when_full] is WhenFull.WAIT)
         if box.id not in self._droppable:
             return_due(session, box)
-            waiting = session.execute("SELECT count(*) FROM messages WHERE box = ? AND state = 0", (box.id,)).get
+            waiting = session.execute("SELECT count(*) FROM messages WHERE box = ? AND due = 0.0", (box.id,)).get
             self._droppable[box.id] = waiting
         excess = box.size + 1 - box.max_size
         if excess > self._droppable[box.id]:
@@ -208,29 +239,31 @@ class Sending:
         self._droppable[box.id] -= excess
         dropped: list[tuple[str, str]] = []
         for row in rows(session.execute(_READY, (box.id, excess)).get):
-            _remove(session, row[0], beside=row[12] is None)
+            message = load(row)
+            _remove(session, message)
             box.size -= 1
-            dropped.append((box.name, row[2]))
+            dropped.append((box.name, message.message_id))
         return tuple(dropped)
 
 
 def insert(
-    session: Session, box: Box, message_id: str, body: bytes, state: int, due: float, dedupe: int, notes: bytes
+    session: Session,
+    box: Box,
+    place: int,
+    message_id: str,
+    body: bytes,
+    state: int,
+    due: float,
+    dedupe: int,
+    notes: bytes,
 ) -> None:
     """Store a message as the newest of its mailbox; the mailbox's row is the caller's to write."""
-    session.sequence += 1
+    session.sequence = sequence = session.sequence + 1
     beside = len(body) > INLINE_BODY
-    message = Message(
-        session.sequence, box.id, message_id, state, due, 0, 0, dedupe, session.clock.time(), notes, crc32(body), 0,
-        None if beside else body,
+    covered = (
+        place, sequence, box.id, message_id, state, due, 0, 0, dedupe, session.clock.time(), notes, crc32(body),
     )  # fmt: skip
-    session.execute(
-        _INSERT,
-        (
-            message.sequence, box.id, message_id, state, due, 0, 0, dedupe, message.stored_at, notes,
-            message.body_crc, message.checksum(), message.body,
-        ),
-    )  # fmt: skip
+    session.execute(_INSERT, (*covered, crc32(encode(covered)), None if beside else body))
     if beside:
         session.execute("INSERT INTO bodies(sequence, body) VALUES(?, ?)", (session.sequence, body))
     box.size += 1
@@ -242,7 +275,7 @@ def subscribers(session: Session, topic: str) -> list[Box | None]:
     if session.patterns[0] != session.topics:
         by_pattern: dict[str, list[tuple[int, str]]] = {}
         for box, name, pattern in session.execute(
-            "SELECT t.box, b.name, t.pattern FROM topics t JOIN boxes b ON b.id = t.box ORDER BY t.id"
+            "SELECT t.box, h.name, t.pattern FROM topics t JOIN heads h ON h.id = t.box ORDER BY t.id"
         ).fetchall():
             by_pattern.setdefault(pattern, []).append((box, name))
         session.patterns = (session.topics, by_pattern)
@@ -273,13 +306,16 @@ def hand_to_listener(session: Session, send: Send) -> bool:
     return True
 
 
-def _is_known(session: Session, box: int, send: Send | Publish) -> bool:
-    place = (box, send.message_id)
-    if session.execute("SELECT 1 FROM messages WHERE box = ? AND message_id = ?", place).get is not None:
+def _is_known(session: Session, box: Box, place: int, send: Send | Publish) -> bool:
+    stored = session.execute(_WHOSE, (place,)).get
+    if stored is not None:
+        if stored != (box.id, send.message_id):
+            raise EngineError(f"{send.message_id!r} cannot be told from message {stored[1]!r}; choose another id")
         return True
     if not send.dedupe:
         return False
-    until = session.execute("SELECT until FROM markers WHERE box = ? AND message_id = ?", place).get
+    values = (box.id, send.message_id)
+    until = session.execute("SELECT until FROM markers WHERE box = ? AND message_id = ?", values).get
     return until is not None and until > session.clock.now()
 
 
@@ -316,16 +352,15 @@ def claim(session: Session, name: str, limit: int, lease: float) -> list[Claimed
 
 def is_held_back(execute: Execute, box: int) -> bool:
     """Tell whether an ordered mailbox waits for a message that is leased or delayed."""
-    first = execute("SELECT min(sequence) FROM messages WHERE box = ? AND state = 0", (box,)).get
-    leased = execute("SELECT 1 FROM messages WHERE box = ? AND state = 1 LIMIT 1", (box,)).get
-    delayed = execute("SELECT min(sequence) FROM messages WHERE box = ? AND state = 2", (box,)).get
+    first = execute("SELECT min(sequence) FROM messages WHERE box = ? AND due = 0.0", (box,)).get
+    leased = execute("SELECT 1 FROM messages WHERE box = ? AND due > 0.0 AND state = 1 LIMIT 1", (box,)).get
+    delayed = execute("SELECT min(sequence) FROM messages WHERE box = ? AND due > 0.0 AND state = 2", (box,)).get
     return leased is not None or (delayed is not None and (first is None or delayed < first))
 
 
 def return_due(session: Session, box: Box) -> None:
     """Give back what is due: delayed messages, and those whose lease ran out."""
-    for row in rows(session.execute(_DUE, (box.id, session.clock.now())).get):
-        message = load(row)
+    for message in sorted(map(load, rows(session.execute(_DUE, (box.id, session.clock.now())).get)), key=_sequence):
         failures = message.failures + (message.state == LEASED)
         change(session, message, WAITING, 0.0, failures=failures)
         session.claimable(box.name)
@@ -351,18 +386,17 @@ def change(
         message.notes = notes
     session.execute(
         _CHANGE,
-        (state, due, message.attempt, message.failures, message.notes, message.checksum(), message.sequence),
+        (state, due, message.attempt, message.failures, message.notes, message.checksum(), message.place),
     )
 
 
 def leased(session: Session, claimed: Claimed) -> Message | None:
     """Return the message if this attempt still holds its lease."""
-    found = session.execute(
-        f"SELECT {COLUMNS} FROM messages WHERE sequence = ? AND message_id = ?",  # noqa: S608 - constants
-        (claimed.sequence, claimed.message_id),
-    ).get
-    message = None if found is None else load(found)
-    if message is None or message.state != LEASED or message.attempt != claimed.attempt:
+    box = find_box(session.execute, claimed.mailbox)
+    message = None if box is None else find(session.execute, box.id, claimed.message_id)
+    if message is None or message.sequence != claimed.sequence:
+        return None
+    if message.state != LEASED or message.attempt != claimed.attempt:
         return None
     return message if message.due > session.clock.now() else None
 
@@ -381,13 +415,13 @@ def unclaim(session: Session, claims: list[Claimed]) -> None:
 
 def settle(session: Session, settle: Settle) -> None:
     """Take a stored message out for good. Raises AlreadySettledError."""
-    found = session.execute(_TO_SETTLE, (settle.message_id, settle.mailbox)).get
-    if found is None or (settle.sequence and found[0] != settle.sequence):
+    box = find_box(session.execute, settle.mailbox)
+    message = None if box is None else find(session.execute, box.id, settle.message_id)
+    if box is None or message is None or (settle.sequence and message.sequence != settle.sequence):
         raise AlreadySettledError(settle.mailbox, settle.message_id)
-    box = checked_box(found[3:])
-    _remove(session, found[0], beside=bool(found[2]))
-    session.execute("UPDATE boxes SET size = size - 1 WHERE id = ?", (box.id,))
-    if found[1]:
+    _remove(session, message)
+    session.execute(RESIZE, (box.size - 1, box.name))
+    if message.dedupe:
         _remember(session, box.id, settle.message_id)
     if box.size >= box.max_size:
         session.roomier(box.name)
@@ -395,10 +429,10 @@ def settle(session: Session, settle: Settle) -> None:
         session.claimable(box.name)
 
 
-def _remove(session: Session, sequence: int, *, beside: bool) -> None:
-    session.execute("DELETE FROM messages WHERE sequence = ?", (sequence,))
-    if beside:
-        session.execute("DELETE FROM bodies WHERE sequence = ?", (sequence,))
+def _remove(session: Session, message: Message) -> None:
+    session.execute("DELETE FROM messages WHERE place = ?", (message.place,))
+    if message.body is None:
+        session.execute("DELETE FROM bodies WHERE sequence = ?", (message.sequence,))
 
 
 def _remember(session: Session, box: int, message_id: str) -> None:

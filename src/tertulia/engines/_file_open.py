@@ -28,7 +28,7 @@ from tertulia.engines._file_format import (
     translated,
 )
 from tertulia.engines._file_lock import WriterLock
-from tertulia.engines._file_mail import DELAYED, LEASED, change, load
+from tertulia.engines._file_mail import COLUMNS, DELAYED, LEASED, change, load
 from tertulia.engines._file_session import Session
 from tertulia.engines._file_time import GIVEN, FileClock
 from tertulia.errors import (
@@ -51,6 +51,8 @@ SHARED_FILE_SYSTEMS = frozenset(
     ("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "beegfs", "glusterfs", "9p",
      "fuse.sshfs", "fuse.glusterfs")
 )  # fmt: skip
+LONG_AGO = 1e-6  # on the shared time; 0 would mean a message that waits
+_NOT_WAITING = f"SELECT {COLUMNS} FROM messages WHERE due > 0.0"  # noqa: S608 - constants
 DURABILITIES = {"process": "NORMAL", "power": "FULL"}
 
 
@@ -279,12 +281,12 @@ def _make(connection: apsw.Connection) -> None:
     execute = executor(connection)
     execute(f"PRAGMA page_size = {PAGE_SIZE}").fetchall()
     execute("PRAGMA journal_mode = wal").fetchall()
-    zeros = (0, 0, 0, 0, 0)
+    counters = encode((0, 0, 0, 0, 0, 0))
     execute("BEGIN IMMEDIATE")
     execute(f"PRAGMA application_id = {APPLICATION_ID}")
     execute(f"PRAGMA user_version = {FORMAT}")
     execute(SCHEMA)
-    execute("INSERT INTO counters VALUES(1, ?, ?, ?, ?, ?, ?)", (*zeros, crc32(encode(zeros))))
+    execute("INSERT INTO heads(name, id, size, packed, crc) VALUES('', 0, 0, ?, ?)", (counters, crc32(counters)))
     execute("COMMIT")
 
 
@@ -320,7 +322,7 @@ def damaged_rows(execute: Execute) -> list[str]:
         if row_checksum(box, pattern) != crc
     ]
     boxes = execute(
-        "SELECT name FROM boxes b WHERE size != (SELECT count(*) FROM messages m WHERE m.box = b.id)"
+        "SELECT name FROM heads h WHERE size != (SELECT count(*) FROM messages m WHERE m.box = h.id)"
     ).fetchall()
     return tags + topics + [f"the size of mailbox {name!r}" for (name,) in boxes]
 
@@ -346,10 +348,10 @@ def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:
 
 def _carry_over(session: Session, shift: float) -> None:
     """End the leases of an earlier boot, whose holders are gone, and let delays end at the same civil time."""
-    for row in rows(session.execute("SELECT * FROM messages WHERE state > 0").get):
+    for row in rows(session.execute(_NOT_WAITING).get):
         message = load(row)
         if message.state == LEASED:
-            change(session, message, LEASED, 0.0)
+            change(session, message, LEASED, LONG_AGO)
         elif message.state == DELAYED:
-            change(session, message, DELAYED, max(message.due + shift, 0.0))
+            change(session, message, DELAYED, max(message.due + shift, LONG_AGO))
     session.execute("UPDATE markers SET until = until + ?", (shift,))

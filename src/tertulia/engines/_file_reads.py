@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tertulia.engines._file_format import FAILURES, Execute, translated, unpack_record
+from tertulia.engines._file_format import COUNTERS, FAILURES, Execute, counters_in, translated, unpack_record
 from tertulia.engines.base import Record
 
 FEW = 200  # rows that are read on the event loop, in about a millisecond; more are read in a thread
@@ -32,7 +32,7 @@ def scan(
     try:
         execute("BEGIN")
         try:
-            revision: int = execute("SELECT revision FROM counters").get
+            revision = counters_in(execute(COUNTERS).get)[0]
             found = execute(sql, values).fetchall()
         finally:
             execute("COMMIT")

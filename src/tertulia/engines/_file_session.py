@@ -12,10 +12,20 @@ from typing import Any, TypeVar
 
 import apsw
 
-from tertulia.engines._file_format import FAILURES, HISTORY_BYTES, HISTORY_CHANGES, crc32, encode, executor, translated
+from tertulia.engines._file_format import (
+    COUNTERS,
+    FAILURES,
+    HISTORY_BYTES,
+    HISTORY_CHANGES,
+    counters_in,
+    crc32,
+    encode,
+    executor,
+    translated,
+)
 from tertulia.engines._file_time import FileClock
 from tertulia.engines.base import Claimed
-from tertulia.errors import CorruptRecordError, OutcomeUnknownError
+from tertulia.errors import OutcomeUnknownError
 
 T = TypeVar("T")
 
@@ -29,7 +39,7 @@ _INTERESTED = (
     " WHERE i.topic = ? AND i.instance != ?"
 )
 _LISTENER = "SELECT b.instance, b.path FROM listeners l JOIN bells b ON b.instance = l.instance WHERE l.name = ?"
-_COUNTERS = "SELECT revision, sequence, topics, bells, log_bytes, crc FROM counters WHERE id = 1"
+_COUNT = "UPDATE heads SET packed = ?, crc = ? WHERE name = ''"
 
 
 class Effects:
@@ -69,8 +79,9 @@ class Session:
         self._left = -1  # the last sequence when this session last committed
         self.effects = Effects()
         self.pages = 0  # in the write-ahead log after the last commit
-        self.revision = self.sequence = self.topics = self.bells = self.log_bytes = 0
-        self._loaded: Any = None
+        self.revision = self.sequence = self.topics = self.bells = self.log_bytes = self.boxes = 0
+        self._loaded = (0, 0, 0, 0, 0, 0)
+        self._row: Any = None
         self._interested: dict[str, list[tuple[str, str]]] = {}
         self._interested_at = -1  # `bells` when that was read
         self.patterns: tuple[int, dict[str, list[tuple[int, str]]]] = (-1, {})
@@ -114,11 +125,10 @@ class Session:
 
     def load(self) -> None:
         """Read the counters anew, and forget what was collected."""
-        row = self.execute(_COUNTERS).get
-        if row is None or crc32(encode(row[:5])) != row[5]:
-            raise CorruptRecordError("(counters)", "the space's counters do not match their checksum")
-        self._loaded = row[:5]
-        self.revision, self.sequence, self.topics, self.bells, self.log_bytes = self._loaded
+        row = self.execute(COUNTERS).get
+        if row != self._row:  # else they have been checked
+            self._loaded, self._row = counters_in(row), row
+        self.revision, self.sequence, self.topics, self.bells, self.log_bytes, self.boxes = self._loaded
         self.effects = Effects()
         self.effects.others_sent = self.sequence != self._left
 
@@ -126,13 +136,10 @@ class Session:
         """Write the counters, if something changed, and trim the log of changes."""
         if self.revision // TRIM_EVERY != self._loaded[0] // TRIM_EVERY or self.log_bytes > HISTORY_BYTES:
             self._trim()
-        counters = (self.revision, self.sequence, self.topics, self.bells, self.log_bytes)
+        counters = (self.revision, self.sequence, self.topics, self.bells, self.log_bytes, self.boxes)
         if counters != self._loaded:
-            self.execute(
-                "UPDATE counters SET revision = ?, sequence = ?, topics = ?, bells = ?, log_bytes = ?, crc = ?"
-                " WHERE id = 1",
-                (*counters, crc32(encode(counters))),
-            )
+            packed = encode(counters)
+            self.execute(_COUNT, (packed, crc32(packed)))
 
     def commit(self) -> Effects:
         """Make it last. Raises EngineError, and OutcomeUnknownError when it may have happened all the same."""
@@ -152,15 +159,15 @@ class Session:
             self.execute("ROLLBACK")
         self._forget()
 
-    def save(self) -> tuple[int, int, int, int, int, Effects]:
+    def save(self) -> tuple[int, int, int, int, int, int, Effects]:
         """Begin one of several writes in a transaction; return what `restore` needs to end it without a trace."""
         effects = self.effects
         self.effects = effects.copy()
-        return self.revision, self.sequence, self.topics, self.bells, self.log_bytes, effects
+        return self.revision, self.sequence, self.topics, self.bells, self.log_bytes, self.boxes, effects
 
-    def restore(self, saved: tuple[int, int, int, int, int, Effects]) -> None:
+    def restore(self, saved: tuple[int, int, int, int, int, int, Effects]) -> None:
         """Forget a write that was undone."""
-        self.revision, self.sequence, self.topics, self.bells, self.log_bytes, self.effects = saved
+        self.revision, self.sequence, self.topics, self.bells, self.log_bytes, self.boxes, self.effects = saved
         self._forget()
 
     def _forget(self) -> None:

@@ -25,11 +25,13 @@ from tertulia.engines import _file_work as work
 from tertulia.engines._file_bell import Rung, pack_carried
 from tertulia.engines._file_doctor import examine
 from tertulia.engines._file_format import (
+    COUNTERS,
     DEDUP_COUNT,
     DEDUP_WINDOW,
     FAILURES,
     HISTORY_CHANGES,
     Execute,
+    counters_in,
     executor,
     translated,
 )
@@ -435,7 +437,7 @@ def _subscribers(_: Execute, session: Session, topic: str) -> list[mail.Box | No
 
 
 def _revision(execute: Execute) -> int:
-    return execute("SELECT revision FROM counters").get
+    return counters_in(execute(COUNTERS).get)[0]
 
 
 def _at_one_moment(execute: Execute, read: Callable[[], T]) -> T:
