@@ -1,10 +1,7 @@
 """Waiting for others: never on the event loop, never for a lost ring, never beyond a lease's end."""
 
 import asyncio
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,26 +11,16 @@ from tertulia.engines import _file_bell, _file_hub, _file_time
 from tertulia.engines.base import MailboxOptions, Put, Send
 from tertulia.testing import ManualClock
 from tests.file.apart import apart
+from tests.file.locks import held
 
 PATIENCE = 10.0  # seconds; only a hang meets it
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the writers' lock, as another process would."""
-    lock = os.open(f"{path}-lock", os.O_RDWR)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 async def test_a_busy_file_keeps_nobody_but_the_writer_waiting(tmp_path: Path):
     path = tmp_path / "space.db"
     async with tertulia.connect(f"file:{path}") as space:
         await space.engine.put(Put("k", b"1", "ada"))
-        with _locked(path):
+        with held(path):
             writing = asyncio.create_task(space.engine.put(Put("k", b"2", "ada")))
             for _ in range(50):
                 await asyncio.sleep(0.001)
@@ -52,7 +39,7 @@ async def test_a_busy_file_keeps_nobody_but_the_writer_waiting(tmp_path: Path):
 async def test_a_write_that_is_cancelled_while_it_waits_has_not_happened(tmp_path: Path):
     path = tmp_path / "space.db"
     async with tertulia.connect(f"file:{path}") as space:
-        with _locked(path):
+        with held(path):
             writing = asyncio.create_task(space.engine.put(Put("k", b"1", "ada")))
             await asyncio.sleep(0.02)  # long enough to be in the thread's hands
             writing.cancel()

@@ -4,10 +4,12 @@ import asyncio
 import resource
 import signal
 import sys
+from typing import Any
 
 import tertulia
 from tertulia.engines.base import Check, CheckFailed, Commit, Engine, Publish, Put, Send, Settle
 from tertulia.errors import AlreadySettledError, EngineError
+from tertulia.testing.sqlite_files import CallKind, FailingCalls, SQLiteFiles
 
 LEASE = 0.3  # seconds; what a killed consumer held comes back soon
 
@@ -87,6 +89,21 @@ async def fill(engine: Engine, size: str) -> None:
             number += 1
     except EngineError as error:
         say("refused", type(error).__name__, number)
+
+
+async def write_at_once(_: Engine, url: str, name: str, writers: str, times: str) -> None:
+    """Have writers write beside each other, each commit waiting for the disk; say how often the log was synced."""
+    log = FailingCalls([CallKind.SYNC], code=0, only=lambda path: path.endswith("-wal"))
+
+    async def write_often(engine: Engine, writer: int) -> None:
+        for _ in range(int(times)):
+            await engine.put(Put(f"{name}:{writer}", b"", name))
+
+    with SQLiteFiles(log) as files:
+        options: dict[str, Any] = {"durability": "power", "_vfs": files.name}
+        async with tertulia.connect(url, **options) as space:
+            await asyncio.gather(*(write_often(space.engine, writer) for writer in range(int(writers))))
+            say(log.seen)
 
 
 async def main(role: str, url: str, *values: str) -> None:

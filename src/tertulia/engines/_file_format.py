@@ -178,6 +178,7 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[EngineError], str], ...
     ((apsw.FullError,), EngineError, "the disk is full"),
     ((apsw.ReadOnlyError, apsw.PermissionsError, PermissionError), EngineUnavailableError, "it cannot be written"),
     ((apsw.CantOpenError,), EngineUnavailableError, "the file cannot be opened"),
+    ((apsw.IOError,), EngineError, "the disk failed"),
 )
 
 
@@ -185,7 +186,8 @@ def translated(error: Exception, what: str = "") -> EngineError:
     """Return what an error of SQLite or the system means to callers."""
     if isinstance(error, apsw.CorruptError | UnicodeDecodeError):
         return CorruptRecordError(what or "?", f"the database file is damaged ({error})")
-    text = f"{what}: {error}" if what else str(error)
+    code = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 0), "")
+    text = ": ".join(str(part) for part in (what, code, error) if str(part))
     for kinds, meaning, words in _MEANINGS:
         if isinstance(error, kinds):
             return meaning(f"{words} ({text})")

@@ -21,7 +21,7 @@ from tertulia.engines._file_format import COUNTERS, FAILURES, Execute, counters_
 from tertulia.engines._file_letters import Letters
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import find_box, is_held_back, look, unclaim
-from tertulia.engines._file_open import WAIT_THERE, Place, connect, lock_beside
+from tertulia.engines._file_open import WAIT_THERE, Place, close, connect, lock_beside
 from tertulia.engines._file_presence import CONSUMERS, all_bells, join, leave, stop_listening
 from tertulia.engines._file_records import next_expiry, sweep
 from tertulia.engines._file_rings import Rings
@@ -41,6 +41,7 @@ TRANSIENTS = 1_000  # emitted messages that wait for a mailbox's consumers; more
 STOCKED = 10_000  # mailboxes of which it is known that they hold something; for others a claim looks first
 READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
 RETRY_SWEEP = 0.05  # seconds until the next batch of expired keys, so that others can write meanwhile
+RETRY_LOOK = 0.25  # seconds until the file is read again for those who wait, when it could not be; as often as POLL
 
 
 class Hub:
@@ -252,19 +253,23 @@ class Hub:
             self.take_emitted(name, message_id, body)
         return True
 
-    def look_around(self) -> None:
-        """See what others have committed, and wake whom it concerns."""
+    def look_around(self) -> bool:
+        """See what others have committed, and wake whom it concerns; return whether it could be read."""
+        is_read = not self.listeners or self.letters.read()
         try:
-            if self.listeners:
-                self.letters.read()
             for stream in list(self.streams):
                 stream.wake()
-            self._on_due()
+            self._wake_claimants()
             for name, waiting in list(self.senders.items()):
                 if waiting and self.has_room(name):
                     wake_all(waiting)
         except (*FAILURES, EngineError):
-            logger.exception("the news of %s could not be read", self.place.path)
+            self._log_failed_look()
+            return False
+        return is_read
+
+    def _log_failed_look(self) -> None:
+        logger.exception("%s could not be read for those who wait; it will be tried again", self.place.path)
 
     def has_room(self, name: str) -> bool:
         """Tell whether a mailbox takes one more message, or is gone."""
@@ -292,14 +297,12 @@ class Hub:
         self.start_poll()
         try:
             version = self.execute("PRAGMA data_version").get
+            if version != self._data_version and self.look_around():
+                self._set_expiry_alarm()
+                self._stay_known()
+                self._data_version = version
         except FAILURES:
-            logger.exception("%s could not be read", self.place.path)
-            return
-        if version != self._data_version:
-            self._data_version = version
-            self.look_around()
-            self._set_expiry_alarm()
-            self._stay_known()
+            self._log_failed_look()
 
     def _stay_known(self) -> None:
         """Register anew if somebody took this process for dead."""
@@ -380,6 +383,13 @@ class Hub:
         return mailbox in self.transients and mailbox not in self.ordered
 
     def _on_due(self) -> None:
+        try:
+            self._wake_claimants()
+        except EngineError:
+            self._log_failed_look()
+            self.due_alarm.ring_in(RETRY_LOOK)
+
+    def _wake_claimants(self) -> None:
         """Wake who waits for a mailbox in which something can be claimed, or that is gone."""
         for name, waiting in list(self.claimants.items()):
             if not waiting:
@@ -393,30 +403,39 @@ class Hub:
                 wake_one(waiting)
 
     def _set_expiry_alarm(self) -> None:
-        expires = next_expiry(self.execute)
-        if expires is not None:
-            self.expiry_alarm.ring_in(expires - self.clock.time())
-
-    def _on_expiry(self) -> None:
-        expires = self.read(next_expiry)
-        if expires is None:
+        """See to it that the next key whose time is over goes in time; what is overdue goes very soon."""
+        try:
+            expires = next_expiry(self.execute)
+        except FAILURES:
+            self._log_failed_look()
+            self.expiry_alarm.ring_in(RETRY_LOOK)
             return
-        if expires > self.clock.time():
-            self.expiry_alarm.ring_in(expires - self.clock.time())
-            return
-        pending = self.write_soon(sweep)
-        if pending is None:
-            self._set_expiry_alarm_again()
-        else:
-            pending.add_done_callback(lambda _: self._set_expiry_alarm_again())
-
-    def _set_expiry_alarm_again(self) -> None:
-        if not self.handles:
-            return
-        expires = self.read(next_expiry)
         if expires is not None:
             left = expires - self.clock.time()
             self.expiry_alarm.ring_in(left if left > 0 else RETRY_SWEEP)
+
+    def _on_expiry(self) -> None:
+        try:
+            expires = next_expiry(self.execute)
+            swept = None
+            if expires is not None and expires <= self.clock.time():
+                swept = self.writer.write_soon(sweep)
+        except (*FAILURES, EngineError):
+            logger.exception("keys of %s whose time is over could not be removed", self.place.path)
+            self.expiry_alarm.ring_in(RETRY_LOOK)
+            return
+        if swept is None:
+            self._set_expiry_alarm()
+        else:
+            swept.add_done_callback(self._is_swept)
+
+    def _is_swept(self, done: asyncio.Future[Any]) -> None:
+        if not self.handles:
+            return
+        if done.cancelled() or done.exception() is not None:  # the writer has logged it
+            self.expiry_alarm.ring_in(RETRY_LOOK)
+        else:
+            self._set_expiry_alarm()
 
     # --- the end ---
 
@@ -439,7 +458,7 @@ class Hub:
         await self.writer.aclose()
         if self.bell is not None:
             self.bell.close()
-        await aside(self.session.connection.close)
+        await aside(close, self.session.connection)
 
     def abandon(self) -> None:
         """In a forked child: touch nothing of the parent's, and never let SQLite close it."""

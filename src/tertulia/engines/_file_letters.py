@@ -39,13 +39,15 @@ class Letters:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def read(self) -> None:
-        """Hand over what has come."""
+    def read(self) -> bool:
+        """Hand over what has come; return whether it could be read."""
         try:
             while self._read_some() == LETTERS:
                 pass
         except FAILURES:
             logger.exception("replies of other processes could not be read")
+            return False
+        return True
 
     def _read_some(self) -> int:
         found = self._execute(
@@ -88,7 +90,9 @@ class Letters:
         self._timer = None
         if self._closed:
             return
-        self.read()
+        if not self.read():
+            self._remove_soon()
+            return
         # Who wrote the last one that was carried saw all before it in the file, so there is no other left up to there.
         self._last = max(self._last, *self._carried, 0)
         self._carried.clear()

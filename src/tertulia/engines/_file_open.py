@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import apsw
 from msgspec import Struct
 
+from tertulia._background import logger
 from tertulia.engines._file_format import (
     APPLICATION_ID,
     FAILURES,
@@ -190,6 +191,14 @@ def _set_up(connection: apsw.Connection, durability: str, wait: int) -> None:
         "temp_store = MEMORY",
     ):
         executor(connection)(f"PRAGMA {pragma}").fetchall()
+
+
+def close(connection: apsw.Connection) -> None:
+    """Close a connection. All that was acknowledged is in the file or its log by now, whatever fails here."""
+    try:
+        connection.close()
+    except FAILURES as error:
+        logger.warning("a connection was closed, and its file or log left as it was: %s", translated(error))
 
 
 def _quoted(path: str) -> str:

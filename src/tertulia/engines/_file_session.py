@@ -25,13 +25,14 @@ from tertulia.engines._file_format import (
 )
 from tertulia.engines._file_time import FileClock
 from tertulia.engines.base import Claimed
-from tertulia.errors import OutcomeUnknownError
+from tertulia.errors import EngineError, OutcomeUnknownError
 
 T = TypeVar("T")
 
 TRIM_EVERY = 64  # revisions; the log is a little longer than it need be, so that not every write trims it
 CHECKPOINT_PAGES = 8_000  # 8 MiB of log before a checkpoint: rare enough to cost nothing, small enough to be read fast
 
+NORMAL = 1  # of `PRAGMA synchronous`: commits are not synced
 WATCHERS = "w"  # topic of interest: any change
 INTERESTED = 10_000  # topics and private mailboxes of which a session remembers who waits for them
 _INTERESTED = (
@@ -147,11 +148,35 @@ class Session:
             self.execute("COMMIT")
         except FAILURES as error:
             self.rollback()
-            if isinstance(error, apsw.IOError) and "fsync" in str(error).lower():
-                raise OutcomeUnknownError("the disk failed while the commit was being synced") from error
+            if self._may_be_written(error) and not self._write_over():
+                message = "the disk failed while the commit was being synced; it may be there after a crash"
+                raise OutcomeUnknownError(message) from error
             raise translated(error) from error
         self._left = self.sequence
         return self.effects
+
+    def _may_be_written(self, error: Exception) -> bool:
+        """Tell whether a commit that failed may lie in the log as a whole, where a crash would bring it to life."""
+        code = getattr(error, "extendedresult", 0)
+        if not isinstance(error, apsw.IOError) or code == apsw.SQLITE_IOERR_WRITE:
+            return False
+        syncs_commits = self.execute("PRAGMA synchronous").get > NORMAL
+        return syncs_commits or code != apsw.SQLITE_IOERR_FSYNC  # else only the log's head is synced, before a commit
+
+    def _write_over(self) -> bool:
+        """Write something harmless where such a commit would lie; return whether that could be done.
+
+        Nobody has seen it, so the next commit takes its place in the log; until there is one its fate is open.
+        """
+        try:
+            self.begin()
+            self.bells += 1
+            self.finish()
+            self.execute("COMMIT")
+        except (*FAILURES, EngineError):
+            self.rollback()
+            return False
+        return True
 
     def rollback(self) -> None:
         """Undo what has not been committed."""

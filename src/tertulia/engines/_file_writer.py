@@ -15,6 +15,7 @@ from tertulia._background import logger
 from tertulia._clock import hold
 from tertulia.engines._file_format import FAILURES, translated
 from tertulia.engines._file_lock import WriterLock
+from tertulia.engines._file_open import close
 from tertulia.engines._file_session import CHECKPOINT_PAGES, Effects, Session
 from tertulia.errors import EngineUnavailableError, SpaceClosedError
 
@@ -117,18 +118,23 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            lock, session = self._lock_file(), self._new_session()
+            lock = self._lock_file()
+            try:
+                self._work(lock)
+            finally:
+                lock.close()
         except BaseException as error:  # noqa: BLE001 - it is what everybody who waits gets
             self._post(self._fail_all, error)
-            return
+
+    def _work(self, lock: WriterLock) -> None:
+        session = self._new_session()
         try:
             while not self._closed:
                 self._news.acquire()
                 if self._jobs:
                     self._write_group(lock, session)
         finally:
-            session.connection.close()
-            lock.close()
+            close(session.connection)
 
     def _take(self) -> list[Job]:
         jobs: list[Job] = []
