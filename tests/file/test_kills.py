@@ -39,7 +39,8 @@ class Least(Struct, frozen=True):
 
 ENOUGH = Least(times(200, 3_000), times(10_000, 200_000), times(1_000, 20_000))
 ALL_AT_ONCE = 20  # every so many kills nobody survives, and the next to open finds only what is on the disk
-STOPS = 0.15  # of the times, somebody is stopped for a while as well, which may be longer than a lease
+AHEAD = 0.1  # of all kills, at most, so that they come from the beginning to the end
+STOPS = 0.1  # of the times, somebody is stopped for a while as well, which may be longer than a lease
 STOPPED = (0.01, 0.8)  # seconds
 LIFE = (0.02, 0.25)  # seconds between two kills
 OPENING = 10.0  # seconds; it takes a fraction of one, on a machine that has nothing else to do
@@ -87,7 +88,7 @@ class Storm:
             await self.pool.check(self.workers.values())
             if self.kills and self.kills % ALL_AT_ONCE == 0:
                 await self.kill_all()
-            if self.kills < self.least.kills:
+            if self.kills < self.least.kills * min(1.0, self.progress() + AHEAD):
                 await self.kill(self.chance.choice(SLOTS))
             if self.chance.random() < STOPS:
                 await self.stop(self.chance.choice(SLOTS))
@@ -107,10 +108,13 @@ class Storm:
             await self.pool.signal(self.workers[slot], signal.SIGCONT)
             del self.asleep[slot]
 
-    def is_enough(self) -> bool:
+    def progress(self) -> float:
+        """Return which part is done of what is not killing."""
         effects = self.sent["author0"] + self.sent["author1"]
-        enough = effects >= self.least.effects // 2 * 2 and len(self.watches) >= self.least.watches
-        return enough and self.kills >= self.least.kills
+        return min(1.0, effects / (self.least.effects // 2 * 2), len(self.watches) / self.least.watches)
+
+    def is_enough(self) -> bool:
+        return self.progress() == 1.0 and self.kills >= self.least.kills
 
     async def kill(self, slot: str, *, again: bool = True) -> None:
         worker = self.workers.pop(slot)
