@@ -7,6 +7,7 @@
     │   ├── InvalidTopicError               a topic or topic pattern outside the grammar
     │   ├── InvalidURLError                 a space URL that no engine answers to
     │   ├── InvalidTermError                a term that a ballot cannot have
+    │   ├── InvalidHypothesisError          a hypothesis that cannot be on a blackboard
     │   ├── UnknownChoiceError              a vote for what is not on the ballot
     │   ├── InvalidTargetError              no module:attribute that can be run
     │   ├── EncodeError                     a value that cannot be stored
@@ -21,6 +22,10 @@
     ├── AccessDeniedError (PermissionError) you may not
     │   ├── NotAMemberError                 the agent is not in the workspace
     │   └── NotAnElectorError               the agent is not in the ballot's electorate
+    ├── BlackboardError
+    │   ├── UnknownHypothesisError (LookupError)
+    │   ├── RetractedError                  the hypothesis was retracted, so nothing builds on it
+    │   └── SupersededError                 the hypothesis is at another version by now
     ├── WorkspaceError
     │   ├── UnknownWorkspaceError (LookupError) nobody has made it, or it was removed
     │   └── WorkspaceArchivedError          it can be read, but not changed any more
@@ -115,6 +120,15 @@ class InvalidTermError(InvalidInputError):
         super().__init__(f"invalid {term} {_short(value)}: {reason}")
         self.term = term
         self.value = value
+        self.reason = reason
+
+
+class InvalidHypothesisError(InvalidInputError):
+    """A hypothesis that cannot be on a blackboard; `field` says what of it. Nothing was posted."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"invalid {field}: {reason}")
+        self.field = field
         self.reason = reason
 
 
@@ -296,6 +310,37 @@ class TooManyBallotsError(VotingError):
 
 
 # --- Workspaces ----------------------------------------------------------------------------------
+
+
+class BlackboardError(TertuliaError):
+    """A contribution that a blackboard does not take; nothing was changed. `hypothesis_id` says about what."""
+
+    def __init__(self, hypothesis_id: str, problem: str) -> None:
+        super().__init__(f"hypothesis {_short(hypothesis_id)} {problem}")
+        self.hypothesis_id = hypothesis_id
+
+
+class UnknownHypothesisError(BlackboardError, LookupError):
+    """There is no hypothesis of that id on the blackboard."""
+
+    def __init__(self, hypothesis_id: str) -> None:
+        super().__init__(hypothesis_id, "is not on the blackboard")
+
+
+class RetractedError(BlackboardError):
+    """The hypothesis was retracted, so nothing can be built on it."""
+
+    def __init__(self, hypothesis_id: str) -> None:
+        super().__init__(hypothesis_id, "was retracted")
+
+
+class SupersededError(BlackboardError):
+    """The hypothesis is at another version than the one that was meant."""
+
+    def __init__(self, hypothesis_id: str, expected: int, actual: int) -> None:
+        super().__init__(hypothesis_id, f"is at version {actual}, not {expected} any more")
+        self.expected = expected
+        self.actual = actual
 
 
 class WorkspaceError(TertuliaError):

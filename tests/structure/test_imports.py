@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2] / "src" / PACKAGE
 # From the ground up. A module may import its own layer and those before it; so testing, the last,
 # may import all of them and nothing may import testing.
 LAYERS = (
-    ("ground", {"records", "ballots", "errors", "_codec", "_names", "_clock", "_background", "_arguments"}),
+    (
+        "ground",
+        {"records", "ballots", "hypotheses", "errors", "_codec", "_names", "_clock", "_background", "_arguments"},
+    ),
     ("rules", {"_rules"}),
     ("engines", {"engines"}),
     ("core", {"space", "memory", "watching", "regions", "messaging", "transaction", "_commits"}),

@@ -242,7 +242,8 @@ async def _by_memory(agent: _Agent) -> None:
 
         async def hear_next() -> None:
             said: dict[str, Any] = (await anext(transcript)).value
-            if agent.name in turns[said["turn"]].to:
+            number: int = said["turn"]
+            if agent.name in turns[number].to:
                 agent.hear(said)
 
         await agent.play(say, hear_next)

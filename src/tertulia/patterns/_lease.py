@@ -14,12 +14,14 @@ from contextlib import asynccontextmanager
 
 from tertulia._background import logger
 from tertulia._clock import sleep
+from tertulia._codec import encode
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Put
 from tertulia.errors import EngineError, OutcomeUnknownError, SpaceClosedError
 from tertulia.records import KEEP, new_id
 from tertulia.space import Space
 
 RENEW_AT = 1 / 3  # of a lease's time: two more chances before it runs out
+MAX_MARK = 100  # bytes: an id and the byte that says how long it is
 RELEASE_TRIES = 3  # to give a lease back when the engine does not answer; then it runs out by itself
 
 
@@ -36,7 +38,9 @@ class Lease:
         self._holder = holder
         self._seconds = seconds
         self._taking: asyncio.Task[bool] | None = None
-        self._mark = new_id().encode()  # tells this attempt's record from any other
+        self._mark = encode(
+            new_id(), MAX_MARK
+        )  # a value as any other, which tells this attempt's record from any other
 
     @property
     def check(self) -> Check:

@@ -1,0 +1,132 @@
+"""The agenda: activations that wait on the board, so that any controller can take them up, and anybody can look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tertulia._codec import convert
+from tertulia._names import literal
+from tertulia._rules.agenda import Activation
+from tertulia.errors import ConflictError
+from tertulia.hypotheses import ContributionKind, Hypothesis
+from tertulia.patterns.blackboard._records import log
+from tertulia.patterns.blackboard.board import Blackboard
+from tertulia.patterns.blackboard.sources import KnowledgeSource
+
+__all__ = ["Agenda"]
+
+CONTROL = "control"  # the agent in whose name control acts
+
+
+class Agenda:
+    """The activations of one board."""
+
+    def __init__(self, board: Blackboard) -> None:
+        self._board = board
+        self._keys = board.keys
+        self._memory = board.space.memory
+
+    async def queue(self, hypothesis: Hypothesis, sources: Iterable[KnowledgeSource]) -> int:
+        """Queue the activations that a hypothesis triggers and that nobody has queued yet; return how many."""
+        queued = 0
+        for source in sources:
+            if source.is_triggered(hypothesis):
+                queued += await self._queue(
+                    Activation(
+                        source=source.name,
+                        hypothesis=hypothesis.id,
+                        version=hypothesis.version,
+                        section=hypothesis.section,
+                        confidence=hypothesis.confidence,
+                        order=hypothesis.order,
+                    )
+                )
+        return queued
+
+    async def _queue(self, activation: Activation) -> bool:
+        """Queue an activation, unless it is queued or was dealt with before."""
+        try:
+            async with self._board.space.transaction() as transaction:
+                if await transaction.read(self._keys.ran + activation.id, reader=CONTROL) is not None:
+                    return False
+                transaction.create(self._keys.agenda + activation.id, activation, owner=CONTROL)
+        except ConflictError:
+            return False
+        return True
+
+    async def waiting(self) -> list[Activation]:
+        """Return the activations that are queued, those that run now included."""
+        entries = self._memory.entries(literal(self._keys.agenda) + "*")
+        return [convert(entry.value, Activation) async for entry in entries]
+
+    async def running(self) -> set[str]:
+        """Return the ids of the activations that some controller holds."""
+        keys = await self._memory.list_keys(literal(self._keys.running) + "*")
+        return {key.removeprefix(self._keys.running) for key in keys}
+
+    async def drop(self, activation: Activation, why: str) -> None:
+        """Take an activation off the agenda for good, and write down why."""
+        try:
+            async with self._board.space.transaction() as transaction:
+                if await transaction.read(self._keys.agenda + activation.id, reader=CONTROL) is None:
+                    return
+                transaction.delete(self._keys.agenda + activation.id, requester=CONTROL)
+                transaction.write(self._keys.ran + activation.id, "dropped", owner=CONTROL)
+                self._log(transaction, ContributionKind.DROPPED, activation, why=why)
+        except ConflictError:
+            return  # somebody else has dealt with it
+
+    async def failed(self, activation: Activation, error: str, *, attempts: int) -> None:
+        """Write down that a source failed; after so many attempts its activation is dropped."""
+        again = activation.attempt < attempts
+        try:
+            async with self._board.space.transaction() as transaction:
+                if await transaction.read(self._keys.agenda + activation.id, reader=CONTROL) is None:
+                    return
+                self._log(transaction, ContributionKind.FAILED, activation, error=error, attempt=activation.attempt)
+                if again:
+                    more = Activation(
+                        **{
+                            name: getattr(activation, name)
+                            for name in activation.__struct_fields__
+                            if name != "attempt"
+                        },
+                        attempt=activation.attempt + 1,
+                    )
+                    transaction.write(self._keys.agenda + activation.id, more, owner=CONTROL)
+                else:
+                    transaction.delete(self._keys.agenda + activation.id, requester=CONTROL)
+                    transaction.write(self._keys.ran + activation.id, "failed", owner=CONTROL)
+        except ConflictError:
+            return  # somebody else has dealt with it
+
+    async def chosen(self, activation: Activation, rating: float, over: Iterable[tuple[Activation, float]]) -> None:
+        """Write down what was chosen, and over what."""
+        async with self._board.space.transaction() as transaction:
+            others = [{"source": one.source, "hypothesis": one.hypothesis, "rating": other} for one, other in over]
+            self._log(transaction, ContributionKind.CHOSEN, activation, rating=rating, over=others)
+
+    def _log(self, transaction: Any, kind: ContributionKind, activation: Activation, **details: Any) -> None:
+        log(
+            transaction,
+            self._keys,
+            kind,
+            CONTROL,
+            activation.hypothesis,
+            source=activation.source,
+            version=activation.version,
+            **details,
+        )
+
+    # --- focus ---
+
+    async def focus(self) -> dict[str, float]:
+        """Return the weights of sections; one that is not named has 1."""
+        return await self._memory.read(self._keys.focus, reader=CONTROL, default={})
+
+    async def set_focus(self, weights: Mapping[str, float], *, agent: str, reason: str = "") -> None:
+        """Attend more (above 1) or less to sections, for all controllers, and write it down."""
+        async with self._board.space.transaction() as transaction:
+            transaction.write(self._keys.focus, dict(weights), owner=agent)
+            log(transaction, self._keys, ContributionKind.FOCUSED, agent, None, weights=dict(weights), reason=reason)

@@ -1,0 +1,302 @@
+"""A blackboard takes every contribution, in one order, and ranks and votes on what could be the solution."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tertulia import Space
+from tertulia._rules.ranking import combine, score
+from tertulia.ballots import Outcome
+from tertulia.errors import (
+    BlackboardError,
+    InvalidHypothesisError,
+    InvalidNameError,
+    NotAnElectorError,
+    RetractedError,
+    SupersededError,
+    TertuliaError,
+    UnknownHypothesisError,
+)
+from tertulia.hypotheses import ContributionKind, HypothesisState
+from tertulia.patterns.blackboard.board import Blackboard
+from tertulia.testing.conformance import SpaceHarness
+
+WRITERS, POSTS = 8, 40
+RETRY = 3.0  # seconds, by which a message that failed once comes again
+SECTIONS = ("symptoms", "causes", "diagnosis")
+
+
+@pytest.fixture
+def board(space: Space) -> Blackboard:
+    return Blackboard(space, "case-7", sections=SECTIONS)
+
+
+async def test_hypotheses_stand_beside_each_other_in_the_order_of_their_posting(board: Blackboard):
+    first = await board.post_hypothesis("ana", "causes", "virus", confidence=0.4)
+    second = await board.post_hypothesis("ben", "causes", {"what": "bacteria"}, confidence=0.6, reason="fever")
+    found = await board.read_section("causes")
+    assert [one.id for one in found] == [first.id, second.id]
+    assert found[1] == second
+    assert (second.content, second.author, second.confidence, second.version) == ({"what": "bacteria"}, "ben", 0.6, 1)
+    assert first.order < second.order
+    assert await board.read_section("symptoms") == []
+
+
+async def test_a_refinement_keeps_the_chain_and_the_alternatives(board: Blackboard):
+    old = await board.post_hypothesis("ana", "causes", "virus", confidence=0.4)
+    better = await board.refine_hypothesis("ben", old.id, "influenza", confidence=0.7)
+    other = await board.refine_hypothesis("eva", old.id, confidence=0.1)
+    old = await board.get(old.id)
+    assert (old.state, old.refined_by, old.content) == (HypothesisState.REFINED, (better.id, other.id), "virus")
+    assert (better.refines, better.author, better.section) == (old.id, "ben", "causes")
+    assert (other.content, other.confidence) == ("virus", 0.1)
+
+
+async def test_what_was_retracted_counts_no_more_but_can_be_seen(board: Blackboard):
+    one = await board.post_hypothesis("ana", "causes", "virus")
+    gone = await board.retract("ana", one.id, reason="the test was negative")
+    assert (gone.state, gone.reason) == (HypothesisState.RETRACTED, "the test was negative")
+    assert await board.read_section("causes") == []
+    assert [seen.id for seen in await board.read_section("causes", all_states=True)] == [one.id]
+    for build_on_it in (
+        board.refine_hypothesis("ben", one.id, "influenza"),
+        board.retract("ben", one.id),
+        board.vote_on_solution("ana", one.id),
+    ):
+        with pytest.raises(RetractedError):
+            await build_on_it
+
+
+async def test_candidates_are_ranked_by_what_speaks_for_and_against_them_with_the_reasons(board: Blackboard):
+    flu = await board.post_hypothesis("ana", "diagnosis", "flu", confidence=0.5)
+    cold = await board.post_hypothesis("ana", "diagnosis", "cold", confidence=0.5)
+    await board.post_hypothesis("ben", "symptoms", "high fever", confidence=0.9, supports=[flu.id])
+    doubt = await board.post_hypothesis("eva", "symptoms", "sneezing", confidence=0.8)
+    await board.link("eva", doubt.id, supports=[cold.id], contradicts=[flu.id])
+    lines = {one.hypothesis.content: one for one in await board.get_solution_candidates()}
+    assert list(lines) == ["cold", "flu"]
+    assert lines["cold"].score == pytest.approx(score(0.5, [0.8], []))
+    assert lines["flu"].score == pytest.approx(score(0.5, [0.9], [0.8]))
+    assert lines["flu"].reasons == (
+        "ana holds it with confidence 0.5",
+        "ben supports it with confidence 0.9",
+        "eva contradicts it with confidence 0.8",
+    )
+    await board.retract("eva", doubt.id)
+    assert [one.hypothesis.content for one in await board.get_solution_candidates()] == ["flu", "cold"]
+    assert [one.hypothesis.content for one in await board.get_solution_candidates(limit=1)] == ["flu"]
+
+
+async def test_a_refined_candidate_gives_way_to_what_refines_it(board: Blackboard):
+    old = await board.post_hypothesis("ana", "diagnosis", "flu", confidence=0.9)
+    await board.refine_hypothesis("ana", old.id, "influenza A", confidence=0.3)
+    assert [one.hypothesis.content for one in await board.get_solution_candidates()] == ["influenza A"]
+
+
+# --- voting --------------------------------------------------------------------------------------
+
+
+async def test_a_vote_that_passes_makes_the_solution_and_keeps_the_dissent(board: Blackboard):
+    one = await board.post_hypothesis("ana", "diagnosis", "flu")
+    await board.post_hypothesis("ben", "symptoms", "fever", supports=[one.id])
+    await board.post_hypothesis("eva", "symptoms", "cough")
+    await board.vote_on_solution("ana", one.id)
+    await board.vote_on_solution("eva", one.id, "no", reason="no fever here")
+    ballot = await board.vote_on_solution("ben", one.id)
+    assert ballot.result is not None
+    assert ballot.result.outcome is Outcome.PASSED
+    solution = await board.solution()
+    assert solution is not None
+    assert (solution.id, solution.state) == (one.id, HypothesisState.ACCEPTED)
+    (kept,) = await board.ballots()
+    assert kept.result is not None
+    assert {vote.voter: (vote.choice, vote.reason) for vote in kept.result.votes}["eva"] == ("no", "no fever here")
+    assert (await board.history())[-1].kind is ContributionKind.ACCEPTED
+
+
+async def test_a_vote_is_on_a_version_and_a_superseded_one_is_refused(board: Blackboard):
+    one = await board.post_hypothesis("ana", "diagnosis", "flu")
+    other = await board.post_hypothesis("ben", "diagnosis", "cold")
+    await board.vote_on_solution("ana", one.id, version=1)
+    changed = await board.link("ana", one.id, contradicts=[other.id])
+    with pytest.raises(SupersededError) as caught:
+        await board.vote_on_solution("ben", one.id, version=1)
+    assert (caught.value.expected, caught.value.actual) == (1, changed.version)
+    assert await board.solution() is None
+    await board.vote_on_solution("ana", one.id)
+    await board.vote_on_solution("ben", one.id)
+    assert (await board.solution()) is not None
+
+
+async def test_who_has_contributed_nothing_has_no_vote_once_it_is_open(board: Blackboard):
+    one = await board.post_hypothesis("ana", "diagnosis", "flu")
+    await board.post_hypothesis("ben", "diagnosis", "cold")
+    await board.vote_on_solution("ana", one.id)
+    with pytest.raises(NotAnElectorError):
+        await board.vote_on_solution("stranger", one.id)
+
+
+async def test_a_solution_that_was_voted_down_is_written_down_as_rejected(board: Blackboard):
+    one = await board.post_hypothesis("ana", "diagnosis", "flu")
+    await board.vote_on_solution("ana", one.id, "no")
+    assert await board.solution() is None
+    assert (await board.history())[-1].kind is ContributionKind.REJECTED
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("confidence", [-0.01, 1.01, math.nan, math.inf, "high", None, True])
+async def test_a_confidence_outside_0_to_1_is_refused(board: Blackboard, confidence: Any):
+    with pytest.raises(InvalidHypothesisError, match="confidence"):
+        await board.post_hypothesis("ana", "causes", "virus", confidence=confidence)
+    assert await board.history() == []
+
+
+async def test_bad_contributions_are_refused_and_change_nothing(board: Blackboard):
+    one = await board.post_hypothesis("ana", "causes", "virus")
+    before = await board.export()
+    bad: list[tuple[type[TertuliaError], Any]] = [
+        (InvalidHypothesisError, board.post_hypothesis("ana", "weather", "rain")),
+        (InvalidHypothesisError, board.read_section("weather")),
+        (InvalidNameError, board.post_hypothesis("", "causes", "virus")),
+        (UnknownHypothesisError, board.post_hypothesis("ana", "causes", "x", supports=["nothing"])),
+        (InvalidHypothesisError, board.post_hypothesis("ana", "causes", "x", supports=one.id)),
+        (InvalidHypothesisError, board.post_hypothesis("ana", "causes", "x", contradicts=[7])),
+        (UnknownHypothesisError, board.refine_hypothesis("ana", "nothing", "x")),
+        (InvalidHypothesisError, board.refine_hypothesis("ana", one.id)),
+        (UnknownHypothesisError, board.retract("ana", "nothing")),
+        (InvalidHypothesisError, board.link("ana", one.id, supports=[one.id])),
+        (InvalidHypothesisError, board.link("ana", one.id)),
+        (UnknownHypothesisError, board.link("ana", one.id, contradicts=["nothing"])),
+        (UnknownHypothesisError, board.vote_on_solution("ana", "nothing")),
+        (UnknownHypothesisError, board.get("nothing")),
+        (SupersededError, board.vote_on_solution("ana", one.id, version=9)),
+    ]
+    for error, call in bad:
+        with pytest.raises(error):
+            await call
+    assert await board.export() == before
+    assert issubclass(RetractedError, BlackboardError)
+
+
+# --- many writers, one order ---------------------------------------------------------------------
+
+
+async def test_eight_writers_lose_nothing_and_agree_on_one_order(harness: SpaceHarness):
+    handles = [await harness.open_again() for _ in range(WRITERS)]
+
+    async def write(number: int) -> None:
+        board = Blackboard(handles[number], "busy")
+        for post in range(POSTS):
+            await board.post_hypothesis(f"writer-{number}", "notes", [number, post])
+
+    await asyncio.gather(*map(write, range(WRITERS)))
+    seen = [await Blackboard(handle, "busy").read_section("notes") for handle in handles[:2]]
+    assert seen[0] == seen[1]
+    assert sorted(one.content for one in seen[0]) == [[n, post] for n in range(WRITERS) for post in range(POSTS)]
+    for number in range(WRITERS):
+        own = [one.content[1] for one in seen[0] if one.content[0] == number]
+        assert own == list(range(POSTS))
+    history = await Blackboard(handles[0], "busy").history(limit=WRITERS * POSTS)
+    assert [one.hypothesis for one in history] == [one.id for one in seen[0]]
+
+
+async def test_everything_replays_from_the_record(board: Blackboard):
+    one = await board.post_hypothesis("ana", "causes", "virus")
+    two = await board.refine_hypothesis("ben", one.id, "influenza")
+    await board.link("eva", two.id, supports=[one.id])
+    await board.retract("ana", one.id)
+    history = await board.history()
+    assert [(entry.kind, entry.agent, entry.hypothesis) for entry in history] == [
+        (ContributionKind.POSTED, "ana", one.id),
+        (ContributionKind.REFINED, "ben", two.id),
+        (ContributionKind.LINKED, "eva", two.id),
+        (ContributionKind.RETRACTED, "ana", one.id),
+    ]
+    assert history[1].details == {"refines": one.id}
+    assert history[2].details == {"supports": [one.id], "contradicts": []}
+    assert [entry.order for entry in history] == sorted(entry.order for entry in history)
+
+
+async def test_a_watch_sees_what_happens(board: Blackboard):
+    async with board.watch() as changes:
+        one = await board.post_hypothesis("ana", "causes", "virus")
+        assert (await anext(changes)).key.endswith(one.id)
+
+
+async def test_the_whole_board_can_be_handed_to_programs_and_to_people(board: Blackboard):
+    one = await board.post_hypothesis("ana", "causes", "virus", confidence=0.4)
+    await board.post_hypothesis("ben", "diagnosis", "flu\nor so", supports=[one.id])
+    exported = json.loads(json.dumps(await board.export()))
+    assert [entry["content"] for entry in exported["hypotheses"]] == ["virus", "flu\nor so"]
+    assert [entry["kind"] for entry in exported["history"]] == ["posted", "posted"]
+    text = await board.export("markdown")
+    assert text.startswith("# case-7\n\n## causes\n\n- virus (`")
+    assert f"supports `{one.id}`" in text
+    assert "- flu or so (`" in text
+
+
+# --- work for volunteers -------------------------------------------------------------------------
+
+
+async def test_work_is_taken_by_one_and_done_with_what_it_contributes(board: Blackboard):
+    request = await board.request_work("ana", {"measure": "temperature"})
+    async with board.take("ben") as work:
+        assert work is not None
+        assert (work.task, work.request.requester) == ({"measure": "temperature"}, "ana")
+        async with board.take("eva") as nothing:
+            assert nothing is None
+        await work.draft.post_hypothesis("symptoms", "39.5 degrees", confidence=1.0)
+        assert await board.read_section("symptoms") == []
+    assert [one.author for one in await board.read_section("symptoms")] == ["ben"]
+    assert (await board.history())[-1].details == {"request": request.id}
+    async with board.take("eva") as nothing:
+        assert nothing is None
+
+
+async def test_work_whose_taker_fails_comes_back_with_nothing_done(board: Blackboard, harness: SpaceHarness):
+    await board.request_work("ana", "measure")
+
+    async def take_and_fail() -> None:
+        async with board.take("ben") as work:
+            assert work is not None
+            await work.draft.post_hypothesis("symptoms", "half done")
+            raise ValueError("dropped it")
+
+    with pytest.raises(ValueError, match="dropped it"):
+        await take_and_fail()
+    await harness.advance(RETRY)
+    async with board.take("eva", timeout=5) as work:
+        assert work is not None
+        assert work.attempt == 2
+    assert await board.read_section("symptoms") == []
+
+
+# --- the rule ------------------------------------------------------------------------------------
+
+certainties = st.floats(-1, 1)
+confidences = st.lists(st.floats(0, 1), max_size=6)
+
+
+@given(certainties, certainties)
+def test_combining_is_the_same_either_way_round_and_stays_in_range(first: float, second: float):
+    assert combine(first, second) == pytest.approx(combine(second, first))
+    assert -1 <= combine(first, second) <= 1
+
+
+@given(st.floats(0, 1), confidences, confidences, st.floats(0.01, 1))
+def test_more_support_never_makes_less_sure_and_more_contradiction_never_more(
+    confidence: float, supports: list[float], against: list[float], more: float
+):
+    before = score(confidence, supports, against)
+    assert score(confidence, [*supports, more], against) >= before - 1e-9
+    assert score(confidence, supports, [*against, more]) <= before + 1e-9
+    assert score(confidence, supports[::-1], against[::-1]) == pytest.approx(before)
