@@ -291,7 +291,8 @@ async def test_control_refuses_what_makes_no_sense(board: Blackboard):
         Controller(board, [SQUARE, SQUARE])
     with pytest.raises(InvalidHypothesisError, match="cost"):
         KnowledgeSource(name="odd", action=square, cost=-1)
-    for bad in ({"budget": 0}, {"deadline": -1.0}):
+    wrong: list[dict[str, Any]] = [{"budget": 0}, {"deadline": -1.0}]
+    for bad in wrong:
         with pytest.raises(InvalidInputError):
             await Controller(board, [SQUARE]).run(**bad)
 
