@@ -54,11 +54,11 @@ async def _file(mode: DeliveryMode) -> AsyncIterator[tuple[Ask, Second]]:
             async def ask(content: object) -> object:
                 return await asker.request(AGENT, content, delivery_mode=mode)
 
-            await _until_it_listens(ask)
+            await until_it_listens(ask)
             yield ask, second
 
 
-async def _until_it_listens(ask: Ask) -> None:
+async def until_it_listens(ask: Ask) -> None:
     """Ask until there is an answer: what is not stored is for who listens already."""
     async with asyncio.timeout(START_LIMIT):
         while True:
