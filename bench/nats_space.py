@@ -74,6 +74,7 @@ def _plain_write(stream: Any) -> Sampler:
         for subject in subjects:
             acknowledged = await stream.publish(subject, to_bytes(CONTENT))
         seconds = perf_counter() - start
+        assert acknowledged is not None
         assert acknowledged.stream == PLAIN
         return seconds
 
