@@ -43,6 +43,10 @@ EXPECTED = {
         nothing was committed: 'balance' moved on to version 4
         notes for the auditor: 0
     """,
+    "cipher.py": r"""
+        ended by solution: people who work together need a place where .* how it came about carlsen
+        right: True; every source had a part in it: True
+    """,
     "two_processes.py": r"""
         the sum is 6
         the sum is 15, by another process: True

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tertulia import Space
+import tertulia
+from tertulia import Space, connect
 from tertulia._rules.ranking import combine, score
 from tertulia.ballots import Outcome
 from tertulia.errors import (
@@ -27,8 +31,11 @@ from tertulia.errors import (
 from tertulia.hypotheses import ContributionKind, HypothesisState
 from tertulia.patterns.blackboard.board import Blackboard
 from tertulia.testing.conformance import SpaceHarness
+from tests.engines import SEPARATE_PROCESSES
 
-WRITERS, POSTS = 8, 40
+PACKAGE = Path(tertulia.__file__).parents[1]
+WRITERS, POSTS = 8, 500
+POSTS_BY_NATS = 50  # each is a batch, which takes a server with file storage some milliseconds
 RETRY = 3.0  # seconds, by which a message that failed once comes again
 SECTIONS = ("symptoms", "causes", "diagnosis")
 
@@ -191,21 +198,22 @@ async def test_bad_contributions_are_refused_and_change_nothing(board: Blackboar
 
 
 async def test_eight_writers_lose_nothing_and_agree_on_one_order(harness: SpaceHarness):
+    posts = POSTS_BY_NATS if harness.url.startswith("nats:") else POSTS
     handles = [await harness.open_again() for _ in range(WRITERS)]
 
     async def write(number: int) -> None:
         board = Blackboard(handles[number], "busy")
-        for post in range(POSTS):
+        for post in range(posts):
             await board.post_hypothesis(f"writer-{number}", "notes", [number, post])
 
     await asyncio.gather(*map(write, range(WRITERS)))
     seen = [await Blackboard(handle, "busy").read_section("notes") for handle in handles[:2]]
     assert seen[0] == seen[1]
-    assert sorted(one.content for one in seen[0]) == [[n, post] for n in range(WRITERS) for post in range(POSTS)]
+    assert sorted(one.content for one in seen[0]) == [[n, post] for n in range(WRITERS) for post in range(posts)]
     for number in range(WRITERS):
         own = [one.content[1] for one in seen[0] if one.content[0] == number]
-        assert own == list(range(POSTS))
-    history = await Blackboard(handles[0], "busy").history(limit=WRITERS * POSTS)
+        assert own == list(range(posts))
+    history = await Blackboard(handles[0], "busy").history(limit=WRITERS * posts)
     assert [one.hypothesis for one in history] == [one.id for one in seen[0]]
 
 
@@ -300,3 +308,46 @@ def test_more_support_never_makes_less_sure_and_more_contradiction_never_more(
     assert score(confidence, [*supports, more], against) >= before - 1e-9
     assert score(confidence, supports, [*against, more]) <= before + 1e-9
     assert score(confidence, supports[::-1], against[::-1]) == pytest.approx(before)
+
+
+# --- writers in processes of their own -----------------------------------------------------------
+
+WRITER = """
+import asyncio, sys
+from tertulia import connect
+from tertulia.patterns.blackboard.board import Blackboard
+
+async def main(url, number, posts):
+    async with connect(url) as space:
+        board = Blackboard(space, "busy")
+        for post in range(int(posts)):
+            await board.post_hypothesis(f"writer-{number}", "notes", [int(number), post])
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("url", SEPARATE_PROCESSES, indirect=True)
+async def test_eight_processes_lose_nothing_and_agree_on_one_order(url: str):
+    posts = POSTS_BY_NATS if url.startswith("nats:") else POSTS
+    writers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            WRITER,
+            url,
+            str(number),
+            str(posts),
+            env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        )
+        for number in range(WRITERS)
+    ]
+    assert [await writer.wait() for writer in writers] == [0] * WRITERS
+    async with connect(url) as space:
+        board = Blackboard(space, "busy")
+        seen = await board.read_section("notes")
+        history = await board.history(limit=WRITERS * posts)
+    assert sorted(one.content for one in seen) == [[n, post] for n in range(WRITERS) for post in range(posts)]
+    for number in range(WRITERS):
+        assert [one.content[1] for one in seen if one.content[0] == number] == list(range(posts))
+    assert [one.hypothesis for one in history] == [one.id for one in seen]
