@@ -8,7 +8,7 @@ import pytest
 
 import tertulia
 from tertulia.engines import _file_bell, _file_hub, _file_time
-from tertulia.engines.base import MailboxOptions, Put, Send
+from tertulia.engines.base import MailboxOptions, Put, Send, Settle
 from tertulia.testing import ManualClock
 from tests.file.apart import apart
 from tests.file.locks import held
@@ -129,13 +129,19 @@ async def test_leases_of_an_earlier_boot_are_over(tmp_path: Path, monkeypatch: p
         await space.engine.open_mailbox("ada", MailboxOptions())
         await space.engine.send(Send("ada", "held", b""))
         await space.engine.send(Send("ada", "late", b"", delay=600.0))
+        await space.engine.open_mailbox("bob", MailboxOptions())
+        await space.engine.send(Send("bob", "once", b"", dedupe=True))
+        await space.engine.settle(Settle("bob", "once"))
         assert len(await space.engine.claim("ada", lease=600.0)) == 1
 
     monkeypatch.setattr(_file_time, "_boot_id", lambda: "another boot")
     async with tertulia.connect(url) as space:
         states = {item.message_id: item.state for item in await space.engine.browse("ada")}
         claimed = await space.engine.claim("ada")
+        again = await space.engine.send(Send("bob", "once", b"", dedupe=True))
+        problems = [finding for finding in await space.doctor() if finding.level == "problem"]
 
+    assert (again.duplicate, problems) == (True, [])
     assert states == {"held": "waiting", "late": "delayed"}
     assert [(one.message_id, one.attempt, one.failures) for one in claimed] == [("held", 2, 1)]
 

@@ -29,7 +29,7 @@ INLINE_BODY = 700  # bytes; a message's larger body lies beside its row, so that
 # A record's row lies where the checksum of its key says, so a read by key is one step; `key` is for scans, and to
 # check twice before a key is called absent. `heads` has a row for each mailbox, and one, without a name, for the space
 # itself: its counters. A message's row lies where the hash of mailbox and id says, which keeps ids apart without an
-# index for that; what waits has 0 for the time when it is due.
+# index for that, and so does its marker, once it is settled; what waits has 0 for the time when it is due.
 SCHEMA = """
 CREATE TABLE heads(
   name TEXT PRIMARY KEY, id INTEGER NOT NULL, size INTEGER NOT NULL, packed BLOB NOT NULL, crc INTEGER NOT NULL
@@ -57,8 +57,7 @@ CREATE TABLE messages(
 CREATE INDEX messages_order ON messages(box, due, sequence);
 CREATE TABLE bodies(sequence INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE markers(
-  id INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, until REAL NOT NULL,
-  UNIQUE(box, message_id)
+  place INTEGER PRIMARY KEY, box INTEGER NOT NULL, message_id TEXT NOT NULL, until REAL NOT NULL, crc INTEGER NOT NULL
 );
 CREATE INDEX markers_until ON markers(box, until);
 CREATE TABLE bells(

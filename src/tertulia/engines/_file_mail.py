@@ -314,9 +314,12 @@ def _is_known(session: Session, box: Box, place: int, send: Send | Publish) -> b
         return True
     if not send.dedupe:
         return False
-    values = (box.id, send.message_id)
-    until = session.execute("SELECT until FROM markers WHERE box = ? AND message_id = ?", values).get
-    return until is not None and until > session.clock.now()
+    marker = session.execute("SELECT box, message_id, until, crc FROM markers WHERE place = ?", (place,)).get
+    if marker is None:
+        return False
+    if row_checksum(*marker[:3]) != marker[3]:
+        raise CorruptRecordError(send.message_id, "what was remembered of the message does not match its checksum")
+    return marker[:2] == (box.id, send.message_id) and marker[2] > session.clock.now()
 
 
 # --- claiming ---
@@ -422,7 +425,7 @@ def settle(session: Session, settle: Settle) -> None:
     _remove(session, message)
     session.execute(RESIZE, (box.size - 1, box.name))
     if message.dedupe:
-        _remember(session, box.id, settle.message_id)
+        _remember(session, message)
     if box.size >= box.max_size:
         session.roomier(box.name)
     if box.ordered:
@@ -435,17 +438,20 @@ def _remove(session: Session, message: Message) -> None:
         session.execute("DELETE FROM bodies WHERE sequence = ?", (message.sequence,))
 
 
-def _remember(session: Session, box: int, message_id: str) -> None:
+def _remember(session: Session, message: Message) -> None:
     now = session.clock.now()
+    box, until = message.box, now + DEDUP_WINDOW
     session.execute(
-        "INSERT OR REPLACE INTO markers(box, message_id, until) VALUES(?, ?, ?)", (box, message_id, now + DEDUP_WINDOW)
+        "INSERT OR REPLACE INTO markers(place, box, message_id, until, crc) VALUES(?, ?, ?, ?, ?)",
+        (message.place, box, message.message_id, until, row_checksum(box, message.message_id, until)),
     )
     session.execute(
-        "DELETE FROM markers WHERE id IN (SELECT id FROM markers WHERE box = ? AND until <= ? LIMIT 2)", (box, now)
+        "DELETE FROM markers WHERE place IN (SELECT place FROM markers WHERE box = ? AND until <= ? LIMIT 2)",
+        (box, now),
     )
     if session.sequence % FORGET_EVERY == 0:
         session.execute(
-            "DELETE FROM markers WHERE id IN"
-            " (SELECT id FROM markers WHERE box = ? ORDER BY until DESC LIMIT -1 OFFSET ?)",
+            "DELETE FROM markers WHERE place IN"
+            " (SELECT place FROM markers WHERE box = ? ORDER BY until DESC LIMIT -1 OFFSET ?)",
             (box, DEDUP_COUNT),
         )

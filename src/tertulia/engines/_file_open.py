@@ -7,6 +7,7 @@ import stat
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import apsw
@@ -330,10 +331,15 @@ def damaged_rows(execute: Execute) -> list[str]:
         for box, pattern, crc in execute("SELECT box, pattern, crc FROM topics").fetchall()
         if row_checksum(box, pattern) != crc
     ]
+    markers = [
+        f"what was remembered of message {message_id!r}"
+        for message_id, *row, crc in execute("SELECT message_id, box, message_id, until, crc FROM markers")
+        if row_checksum(*row) != crc
+    ]
     boxes = execute(
         "SELECT name FROM heads h WHERE size != (SELECT count(*) FROM messages m WHERE m.box = h.id)"
     ).fetchall()
-    return tags + topics + [f"the size of mailbox {name!r}" for (name,) in boxes]
+    return tags + topics + markers + [f"the size of mailbox {name!r}" for (name,) in boxes]
 
 
 def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:
@@ -363,4 +369,10 @@ def _carry_over(session: Session, shift: float) -> None:
             change(session, message, LEASED, LONG_AGO)
         elif message.state == DELAYED:
             change(session, message, DELAYED, max(message.due + shift, LONG_AGO))
-    session.execute("UPDATE markers SET until = until + ?", (shift,))
+    connection: Any = session.connection
+    connection.create_scalar_function("checksum", row_checksum)
+    session.execute(
+        "UPDATE markers SET until = until + ?1, crc = checksum(box, message_id, until + ?1)"
+        " WHERE crc = checksum(box, message_id, until)",
+        (shift,),
+    )
