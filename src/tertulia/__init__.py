@@ -1,6 +1,7 @@
 """Tertulia: shared memory and messages for agents, in one atomic commit."""
 
 from tertulia._names import literal
+from tertulia.agents.hybrid import HybridAgent
 from tertulia.agents.memory_aware import MemoryAwareAgent
 from tertulia.agents.message_passing import MessagePassingAgent
 from tertulia.ballots import (
@@ -21,6 +22,13 @@ from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.delivery import Delivery, DeliveryTransaction
 from tertulia.messaging.mailbox import MessageQueue
 from tertulia.patterns.caching import CacheInfo
+from tertulia.patterns.collaboration import (
+    Afterwards,
+    Collaboration,
+    CollaborationTask,
+    Contribution,
+    ContributionStatus,
+)
 from tertulia.patterns.hybrid import HybridCommunicationSystem
 from tertulia.patterns.notifying import Notified
 from tertulia.patterns.vote_requests import VoteAnswers
@@ -57,6 +65,7 @@ __all__ = [
     "KEEP",
     "MISSING",
     "AccessRecord",
+    "Afterwards",
     "AgentInfo",
     "Ballot",
     "BallotResult",
@@ -68,7 +77,11 @@ __all__ = [
     "CacheInfo",
     "Candidate",
     "ChangeKind",
+    "Collaboration",
+    "CollaborationTask",
     "CollaborativeWorkspace",
+    "Contribution",
+    "ContributionStatus",
     "DeadLetter",
     "Delivery",
     "DeliveryMode",
@@ -76,6 +89,7 @@ __all__ = [
     "Denominator",
     "Failure",
     "Finding",
+    "HybridAgent",
     "HybridCommunicationSystem",
     "MailboxStats",
     "MemoryAccessMode",

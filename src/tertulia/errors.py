@@ -42,6 +42,7 @@
     │   ├── RemoteError                     the other side's handler failed
     │   ├── LoopError                       the message has been handed on too often
     │   └── StreamBrokenError               a partial reply is missing
+    ├── CollaborationError                  somebody contributed nothing
     ├── ComputeFailedError                  whoever computed a cached value could not
     ├── ComputeTimeoutError (TimeoutError)  a cached value was not there in time
     ├── WatchLaggedError                    the watcher fell behind; changes between are gone
@@ -431,6 +432,18 @@ class StreamBrokenError(MessagingError):
         self.agent_id = agent_id
         self.expected = expected
         self.got = got
+
+
+# --- Collaborating -------------------------------------------------------------------------------
+
+
+class CollaborationError(TertuliaError):
+    """Somebody contributed nothing to a collaboration; `collaboration` says who, and why."""
+
+    def __init__(self, workspace_id: str, missing: str, collaboration: Any) -> None:
+        super().__init__(f"nothing came in {workspace_id!r} from {missing}")
+        self.workspace_id = workspace_id
+        self.collaboration = collaboration
 
 
 # --- Caching -------------------------------------------------------------------------------------

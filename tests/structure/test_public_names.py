@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2] / "src" / "tertulia"
 # Sorted as `sorted()` does, one name a line; about forty at most.
 PUBLIC_NAMES: list[str] = [
     "AccessRecord",
+    "Afterwards",
     "AgentInfo",
     "Ballot",
     "BallotResult",
@@ -26,7 +27,11 @@ PUBLIC_NAMES: list[str] = [
     "CacheInfo",
     "Candidate",
     "ChangeKind",
+    "Collaboration",
+    "CollaborationTask",
     "CollaborativeWorkspace",
+    "Contribution",
+    "ContributionStatus",
     "DeadLetter",
     "Delivery",
     "DeliveryMode",
@@ -34,6 +39,7 @@ PUBLIC_NAMES: list[str] = [
     "Denominator",
     "Failure",
     "Finding",
+    "HybridAgent",
     "HybridCommunicationSystem",
     "KEEP",
     "MISSING",

@@ -34,7 +34,6 @@ FAILURE_KEYS = RESERVED_KEYS + "cache:failure:"
 MAX_CACHE_KEY = MAX_KEY_BYTES - len(FAILURE_KEYS)  # bytes; the longest of the three prefixes has to fit too
 DEFAULT_TTL = 300.0  # seconds; five minutes, as most caches of answers have it
 FAILURE_SHOWN = 10.0  # seconds that a failure stays for those who wait for it; they are woken at once
-MAX_DETAIL = 4_096  # characters of an exception's text that waiters get, as many as a requester gets
 BATCH = 100  # keys taken back in one commit: three deletes each, well below what any engine takes
 
 

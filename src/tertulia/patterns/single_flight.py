@@ -26,14 +26,13 @@ from tertulia._background import logger
 from tertulia.engines.base import Check, CheckFailed, Commit, Record
 from tertulia.errors import EngineError, InvalidInputError, OutcomeUnknownError, SpaceClosedError, TertuliaError
 from tertulia.messaging.context import HANDLING, Handling
-from tertulia.messaging.outbox import encodable
 from tertulia.patterns._deadline import Deadline
 from tertulia.patterns._ends import Ends
+from tertulia.patterns._failures import text_of
 from tertulia.patterns._lease import Lease
 from tertulia.patterns.caching import (
     CACHE_KEYS,
     FLIGHT_KEYS,
-    MAX_DETAIL,
     Cache,
     CachedFailure,
     Fields,
@@ -271,7 +270,7 @@ class SingleFlight:
             flight=lease.fence,
             computed_by=call.terms.agent,
             kind=type(error).__name__,
-            detail=_text(error),
+            detail=text_of(error),
             fields=call.fields(error),
             until=None if negative_ttl is None else self._clock.time() + negative_ttl,
         )
@@ -361,12 +360,3 @@ def _forget_deadline() -> None:
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _text(error: BaseException) -> str:
-    """Return an exception's text, whatever it takes, as UTF-8 can hold it."""
-    try:
-        text = str(error)
-    except Exception as worse:  # noqa: BLE001 - the text is for people; those who wait must not hang on it
-        text = f"its text cannot be shown ({type(worse).__name__})"
-    return encodable(text[:MAX_DETAIL])
