@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from asyncio.subprocess import Process
 from collections import defaultdict
@@ -13,12 +12,13 @@ from pathlib import Path
 import pytest
 
 import tertulia
-from tertulia import Space
+from tertulia import CollaborativeWorkspace, ContributionStatus, HybridAgent, HybridCommunicationSystem, Space
 from tests.engines import ENGINES, SEPARATE_PROCESSES
 from tests.file.processes import PATIENCE, kill, line, start
+from tests.profile import times
 
 WORKERS = "tests.patterns.workers"
-KILLS = {"short": 60, "campaign": 2_000}[os.environ.get("TERTULIA_PROFILE", "short")]
+KILLS = times(60, 2_000)
 PROCESSES, CALLS = 10, 100
 
 
@@ -36,9 +36,9 @@ async def until(process: Process, word: str) -> list[str]:
             return said[1:]
 
 
-async def computing(processes: list[Process]) -> Process:
-    """Return the process that says first that it computes."""
-    waiting = {asyncio.create_task(until(process, "computing")): process for process in processes}
+async def first_to_say(word: str, processes: list[Process]) -> Process:
+    """Return the process that says the word first."""
+    waiting = {asyncio.create_task(until(process, word)): process for process in processes}
     done, others = await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
     for task in others:
         task.cancel()
@@ -73,7 +73,7 @@ async def test_a_thousand_misses_in_ten_processes_compute_once_and_once_more_whe
             await until(process, "ready")
         await space.memory.write("hold:deadly", value=True, owner="test")
         await space.memory.write("go:deadly", value=True, owner="test")
-        first = await computing(processes)
+        first = await first_to_say("computing", processes)
         await kill(first)
         processes.remove(first)
         await space.memory.delete("hold:deadly", requester="test")
@@ -92,7 +92,7 @@ async def test_what_a_stopped_process_computed_is_refused_once_another_has_taken
             await until(process, "ready")
         await space.memory.write("hold:k", value=True, owner="test")
         await space.memory.write("go:k", value=True, owner="test")
-        stopped = await computing(processes)
+        stopped = await first_to_say("computing", processes)
         (other,) = [process for process in processes if process is not stopped]
         stopped.send_signal(signal.SIGSTOP)
         await space.memory.delete("hold:k", requester="test")
@@ -105,6 +105,38 @@ async def test_what_a_stopped_process_computed_is_refused_once_another_has_taken
         assert entry is not None
         assert (entry.version, entry.value["value"]) == (1, value)
         assert await times_computed(space, "k") == 2
+
+
+async def test_of_collaborators_in_other_processes_that_are_killed_one_is_replaced_and_one_is_missed(url: str) -> None:
+    async with tertulia.connect(url) as space, AsyncExitStack() as stack:
+        processes: dict[str, list[Process]] = {"writer": [], "loner": [], "analyst": []}
+        for name in ("writer", "loner", "analyst", "analyst"):
+            process = await start("take_part", url, name, module=WORKERS)
+            stack.push_async_callback(kill, process)
+            processes[name].append(process)
+        for process in (*processes["writer"], *processes["loner"], *processes["analyst"]):
+            await until(process, "ready")
+        for name in ("loner", "analyst"):
+            await space.memory.write(f"hold:{name}", value=True, owner="test")
+        chief = HybridAgent("chief", HybridCommunicationSystem(space))
+        working = asyncio.create_task(
+            chief.collaborate(
+                "report", list(processes), "context", timeout=10 * PATIENCE, presence_lease=2.5, takeover=10.0
+            )
+        )
+        lost = await first_to_say("working", processes["analyst"])
+        await until(processes["loner"][0], "working")
+        await kill(lost)
+        await kill(processes["loner"][0])
+        await space.memory.delete("hold:analyst", requester="test")
+        done = await asyncio.wait_for(working, PATIENCE)
+
+        (other,) = [process for process in processes["analyst"] if process is not lost]
+        assert done.results == {"writer": processes["writer"][0].pid, "analyst": other.pid}
+        assert [part.status for part in done.missing] == [ContributionStatus.VANISHED]
+        workspace = CollaborativeWorkspace(done.workspace_id, space)
+        assert await workspace.get_shared_data("seen:writer", getter="chief") == "context"
+        assert await workspace.list_shared_data("seen:*", getter="chief") == ["seen:analyst", "seen:writer"]
 
 
 async def test_kills_leave_no_write_without_its_notices_and_no_notice_without_its_write(url: str) -> None:

@@ -11,10 +11,10 @@ import uuid
 from importlib import import_module
 
 import tertulia
-from tertulia import HybridCommunicationSystem
+from tertulia import CollaborationTask, HybridAgent, HybridCommunicationSystem
 from tests.file.workers import say
 
-LEASE = 1.0  # seconds; what a killed process computed is taken over soon
+LEASE = 2.5  # seconds; what a killed process did is taken over soon, and a busy machine's process is not thought dead
 NOTIFIED = ("ann", "bob")
 
 
@@ -37,6 +37,24 @@ async def compute(url: str, calls: str, *keys: str) -> None:
 
             results = await asyncio.gather(*[system.get_or_compute(key, function) for _ in range(int(calls))])
             say("got", key, *sorted(set(results)), system.cache_info().refused)
+
+
+async def take_part(url: str, name: str) -> None:
+    """Be an agent that says when it works on a task, and contributes its process's id once it may."""
+    async with tertulia.connect(url) as space:
+        agent = HybridAgent(name, HybridCommunicationSystem(space), lease=LEASE)
+
+        @agent.on_task
+        async def contribute(task: CollaborationTask) -> int:
+            say("working", os.getpid())
+            while await space.memory.read(f"hold:{name}", reader=name):  # noqa: ASYNC110 - the test lets go
+                await asyncio.sleep(0.02)
+            await task.workspace.set_shared_data(f"seen:{name}", task.context, setter=name)
+            return os.getpid()
+
+        async with agent:
+            say("ready")
+            await asyncio.get_running_loop().create_future()
 
 
 def notify(url: str, kills: str, seed: str) -> None:
@@ -98,7 +116,7 @@ def main() -> None:
     if role == "notify":
         notify(url, *values)
     else:
-        asyncio.run(compute(url, *values))
+        asyncio.run({"compute": compute, "take_part": take_part}[role](url, *values))
 
 
 if __name__ == "__main__":

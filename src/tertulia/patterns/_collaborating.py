@@ -26,6 +26,7 @@ from tertulia.errors import (
     TertuliaError,
     UnknownAgentError,
     WatchLaggedError,
+    WorkspaceArchivedError,
     WorkspaceError,
 )
 from tertulia.messaging.context import HANDLING
@@ -117,10 +118,10 @@ class Collaborating:
             await workspace.set_shared_data(CONTEXT, context, setter=self._me)
             await self._invite(deadline)
             await self._wait(until)
+            await self._close()
         except BaseException:
             await self._abandon()
             raise
-        await self._close()
         return Collaboration(
             workspace_id=workspace.workspace_id,
             task=task,
@@ -183,9 +184,14 @@ class Collaborating:
         return True
 
     async def _look(self) -> bool:
-        """See who has contributed, begun or gone; return whether nobody is to be waited for."""
+        """See who has contributed, begun or gone; return whether nobody is to be waited for.
+
+        Raises NotAMemberError, WorkspaceError when the initiator is not there itself.
+        """
         await self._read_parts()
         there = set(await self._workspace.participants())
+        if self._me not in there:
+            raise NotAMemberError(self._me, "wait in", self._workspace.workspace_id, "it is not there")
         now = self._clock.monotonic()
         open_parts = False
         for name in self._names:
@@ -245,6 +251,8 @@ class Collaborating:
     async def _abandon(self) -> None:
         """Remove the workspace of a collaboration that did not come about, so that nobody works for it in vain."""
         try:
+            with suppress(WorkspaceArchivedError):
+                await self._workspace.join(self._me)  # what was cancelled half-way has happened by now, or never will
             await self._workspace.remove(self._me)
         except TertuliaError as error:
             logger.info("workspace %r could not be removed: %s", self._workspace.workspace_id, error)
