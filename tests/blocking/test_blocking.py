@@ -24,8 +24,11 @@ from tertulia.errors import (
 LIMIT = 20  # seconds; a bound for waits that end at once unless something is broken
 
 FACES = [
+    "CollaborationTask",
     "Delivery",
     "DeliveryTransaction",
+    "HybridAgent",
+    "HybridCommunicationSystem",
     "MemoryAwareAgent",
     "MemoryRegion",
     "MessageBroker",

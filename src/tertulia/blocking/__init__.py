@@ -12,12 +12,16 @@ from tertulia.blocking.faces import (
     SharedMemory,
     Transaction,
 )
+from tertulia.blocking.hybrid import CollaborationTask, HybridAgent, HybridCommunicationSystem
 from tertulia.blocking.proxy import Stream
 from tertulia.blocking.space import Space, connect
 
 __all__ = [
+    "CollaborationTask",
     "Delivery",
     "DeliveryTransaction",
+    "HybridAgent",
+    "HybridCommunicationSystem",
     "MemoryAwareAgent",
     "MemoryRegion",
     "MemoryWatch",
