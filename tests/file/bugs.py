@@ -72,17 +72,21 @@ def the_lock_is_not_taken(patch: Patch) -> None:
 
 
 def commits_of_others_are_not_noticed(patch: Patch) -> None:
-    """The counters are read once, and then taken for one's own."""
-    sound = _file_session.Session.load
+    """A process goes by the counters that it wrote last."""
+    load, commit = _file_session.Session.load, _file_session.Session.commit
+    names = ("revision", "sequence", "topics", "bells", "log_bytes", "boxes")
 
-    def load(self: Any) -> None:
-        kept = (self.revision, self.sequence, self.topics, self.bells, self.log_bytes)
-        sound(self)
-        if any(kept):
-            self._loaded = kept
-            self.revision, self.sequence, self.topics, self.bells, self.log_bytes = kept
+    def own_load(self: Any) -> None:
+        load(self)
+        for name, value in self.__dict__.get("kept", {}).items():
+            setattr(self, name, value)
 
-    patch.setattr(_file_session.Session, "load", load)
+    def own_commit(self: Any) -> Any:
+        self.kept = {name: getattr(self, name) for name in names}
+        return commit(self)
+
+    patch.setattr(_file_session.Session, "load", own_load)
+    patch.setattr(_file_session.Session, "commit", own_commit)
 
 
 def reads_see_the_past(patch: Patch) -> None:
@@ -94,7 +98,7 @@ def reads_see_the_past(patch: Patch) -> None:
             self.execute("COMMIT")
         done = sound(self, work)
         self.execute("BEGIN")
-        self.execute("SELECT revision FROM counters").get  # noqa: B018 - it is what fixes the moment
+        _ = self.execute(_file_format.COUNTERS).get  # it is what fixes the moment
         return done
 
     patch.setattr(_file_session.Session, "run", run)
@@ -195,12 +199,27 @@ def settled_ids_are_forgotten(patch: Patch) -> None:
 
 
 def leases_of_the_living_are_ended(patch: Patch) -> None:
-    patch.setattr(_file_mail, "_DUE", _file_mail._DUE.replace("due <= ?", "(due <= ? OR state = 1)"))  # noqa: SLF001
+    sound = _file_mail.return_due
+
+    def return_all(session: Any, box: Any) -> None:
+        for message in _file_mail.browse(session.execute, box.id, -1, None):
+            if message.state == _file_mail.LEASED:
+                _file_mail.change(session, message, _file_mail.WAITING, 0.0)
+        sound(session, box)
+
+    patch.setattr(_file_mail, "return_due", return_all)
 
 
 def leases_never_end(patch: Patch) -> None:
-    for name in ("_DUE", "_LOOK"):
-        patch.setattr(_file_mail, name, getattr(_file_mail, name).replace("state > 0", "state = 2"))
+    sound = _file_mail.look
+
+    def look(execute: Any, name: str) -> Any:
+        number, ordered, _, ready = sound(execute, name)
+        return number, ordered, None, ready
+
+    patch.setattr(_file_mail, "return_due", _nothing)
+    for module in (_file_mail, _file_hub):
+        patch.setattr(module, "look", look)
 
 
 def stale_attempts_keep_their_rights(patch: Patch) -> None:
@@ -255,8 +274,13 @@ def letters_to_other_processes_are_lost(patch: Patch) -> None:
     sound = _file_mail.hand_to_listener
 
     def hand(session: Any, send: Any) -> bool:
+        session.execute("SAVEPOINT letter")
+        effects = session.effects.copy()
         handed = sound(session, send)
-        session.execute("DELETE FROM letters")
+        if session.effects.letters == effects.letters:  # it is for another process
+            session.execute("ROLLBACK TO letter")
+            session.effects = effects
+        session.execute("RELEASE letter")
         return handed
 
     patch.setattr(_file_mail, "hand_to_listener", hand)

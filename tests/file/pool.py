@@ -127,9 +127,12 @@ class Pool(Generic[E]):
     async def wait_for(self, worker: Worker, kind: type[E]) -> list[E]:
         """Wait until the worker has said something of a kind; return all that it said meanwhile."""
         said: list[E] = []
+        ended: dict[int, int] = {}
         async with asyncio.timeout(PATIENCE):
-            while not any(isinstance(entry, kind) for entry in said):
-                await self.check([worker])
-                await asyncio.sleep(LOOK_EVERY)
+            while True:
                 said += self.news(worker)
-        return said
+                if any(isinstance(entry, kind) for entry in said):
+                    return said
+                assert worker.pid not in ended, f"{worker.name} ended ({ended[worker.pid]}):\n{self.errors(worker)}"
+                await asyncio.sleep(LOOK_EVERY)
+                ended = await self.ended()

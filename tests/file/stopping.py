@@ -10,12 +10,14 @@ from msgspec import Struct
 
 import tertulia
 from tertulia import MemoryAccessMode, MemoryRegion, Message
+from tertulia.engines import _file_records as records
 from tertulia.engines.base import Commit, Committed, Put
 from tertulia.engines.file import FileEngine
 from tertulia.errors import AccessDeniedError, AlreadySettledError, ConflictError, LeaseLostError
 from tests.file.nursery import Log
 
 LEASE = 0.2  # seconds
+HALF = "half"  # a key of a write that may never be committed
 HELD = "held"  # a key that is there as long as its holder lives
 
 
@@ -41,9 +43,7 @@ async def writer(log: Log, url: str) -> None:
         hub = engine_of(space)._hub  # noqa: SLF001 - no other way to be in the middle of a write
 
         def work(session: Any) -> None:
-            session.execute(
-                "INSERT INTO letters(instance, name, message_id, sequence, crc, body) VALUES('', '', '', 1, 1, x'')"
-            )
+            records.put(session, Put(HALF, b"", "ada"), session.clock.time())
             stop()
 
         await hub.writer.write(work)
@@ -59,7 +59,7 @@ async def reader(log: Log, url: str) -> None:
         stop()
         after = execute("SELECT packed FROM heads WHERE name = ''").get
         execute("COMMIT")
-        log.say(Said("the same" if before == after else f"{before}, then {after}"))
+        log.say(Said("the same" if before == after else f"{before!r}, then {after!r}"))
 
 
 async def holder(log: Log, url: str, mailbox: str) -> None:
