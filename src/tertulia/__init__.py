@@ -17,10 +17,20 @@ from tertulia.ballots import (
     VotingRule,
 )
 from tertulia.errors import Reject, RetryLater, TertuliaError
+from tertulia.hypotheses import (
+    BoardAction,
+    BoardRecord,
+    Hypothesis,
+    HypothesisState,
+    SolutionCandidate,
+    WorkRequest,
+)
 from tertulia.memory import SharedMemory
 from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.delivery import Delivery, DeliveryTransaction
 from tertulia.messaging.mailbox import MessageQueue
+from tertulia.patterns.blackboard.board import Blackboard
+from tertulia.patterns.blackboard.sources import KnowledgeSource
 from tertulia.patterns.caching import CacheInfo
 from tertulia.patterns.collaboration import (
     Afterwards,
@@ -72,6 +82,9 @@ __all__ = [
     "BallotState",
     "BallotTerms",
     "Ballots",
+    "Blackboard",
+    "BoardAction",
+    "BoardRecord",
     "BroadcastReceipt",
     "BrokerStats",
     "CacheInfo",
@@ -91,6 +104,9 @@ __all__ = [
     "Finding",
     "HybridAgent",
     "HybridCommunicationSystem",
+    "Hypothesis",
+    "HypothesisState",
+    "KnowledgeSource",
     "MailboxStats",
     "MemoryAccessMode",
     "MemoryAwareAgent",
@@ -111,6 +127,7 @@ __all__ = [
     "RetryLater",
     "SharedMemory",
     "Snapshot",
+    "SolutionCandidate",
     "Space",
     "TertuliaError",
     "TieBreak",
@@ -119,6 +136,7 @@ __all__ = [
     "VoteAnswers",
     "VotingRule",
     "WhenFull",
+    "WorkRequest",
     "connect",
     "literal",
 ]

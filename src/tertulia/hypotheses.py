@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from tertulia._clock import instant
 
-__all__ = ["Contribution", "ContributionKind", "Hypothesis", "HypothesisState", "SolutionCandidate", "WorkRequest"]
+__all__ = ["BoardAction", "BoardRecord", "Hypothesis", "HypothesisState", "SolutionCandidate", "WorkRequest"]
 
 
 class HypothesisState(StrEnum):
@@ -65,7 +65,7 @@ class Hypothesis(Struct, frozen=True, kw_only=True):
         return {**msgspec.structs.asdict(self), "state": self.state.value, "posted": self.posted_at.isoformat()}
 
 
-class ContributionKind(StrEnum):
+class BoardAction(StrEnum):
     """What was done to a blackboard."""
 
     POSTED = "posted"
@@ -83,11 +83,11 @@ class ContributionKind(StrEnum):
     FOCUSED = "focused"  # what to attend to was changed
 
 
-class Contribution(Struct, frozen=True, kw_only=True):
+class BoardRecord(Struct, frozen=True, kw_only=True):
     """One thing that was done to a blackboard; `order` is its place in all that was done, never reused."""
 
     order: int
-    kind: ContributionKind
+    kind: BoardAction
     agent: str
     at: float
     hypothesis: str | None = None

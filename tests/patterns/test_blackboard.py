@@ -28,7 +28,7 @@ from tertulia.errors import (
     TertuliaError,
     UnknownHypothesisError,
 )
-from tertulia.hypotheses import ContributionKind, HypothesisState
+from tertulia.hypotheses import BoardAction, HypothesisState
 from tertulia.patterns.blackboard.board import Blackboard
 from tertulia.testing.conformance import SpaceHarness
 from tests.engines import SEPARATE_PROCESSES
@@ -125,7 +125,7 @@ async def test_a_vote_that_passes_makes_the_solution_and_keeps_the_dissent(board
     (kept,) = await board.ballots()
     assert kept.result is not None
     assert {vote.voter: (vote.choice, vote.reason) for vote in kept.result.votes}["eva"] == ("no", "no fever here")
-    assert (await board.history())[-1].kind is ContributionKind.ACCEPTED
+    assert (await board.history())[-1].kind is BoardAction.ACCEPTED
 
 
 async def test_a_vote_is_on_a_version_and_a_superseded_one_is_refused(board: Blackboard):
@@ -154,7 +154,7 @@ async def test_a_solution_that_was_voted_down_is_written_down_as_rejected(board:
     one = await board.post_hypothesis("ana", "diagnosis", "flu")
     await board.vote_on_solution("ana", one.id, "no")
     assert await board.solution() is None
-    assert (await board.history())[-1].kind is ContributionKind.REJECTED
+    assert (await board.history())[-1].kind is BoardAction.REJECTED
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -224,10 +224,10 @@ async def test_everything_replays_from_the_record(board: Blackboard):
     await board.retract("ana", one.id)
     history = await board.history()
     assert [(entry.kind, entry.agent, entry.hypothesis) for entry in history] == [
-        (ContributionKind.POSTED, "ana", one.id),
-        (ContributionKind.REFINED, "ben", two.id),
-        (ContributionKind.LINKED, "eva", two.id),
-        (ContributionKind.RETRACTED, "ana", one.id),
+        (BoardAction.POSTED, "ana", one.id),
+        (BoardAction.REFINED, "ben", two.id),
+        (BoardAction.LINKED, "eva", two.id),
+        (BoardAction.RETRACTED, "ana", one.id),
     ]
     assert history[1].details == {"refines": one.id}
     assert history[2].details == {"supports": [one.id], "contradicts": []}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tertulia import Message, MessagePassingAgent, Space
 from tertulia._rules.agenda import Activation, choose, rate
 from tertulia.errors import InvalidHypothesisError, InvalidInputError, UnknownAgentError
-from tertulia.hypotheses import ContributionKind, Hypothesis
+from tertulia.hypotheses import BoardAction, Hypothesis
 from tertulia.patterns.blackboard.board import Blackboard
 from tertulia.patterns.blackboard.control import Controller, RunEnd
 from tertulia.patterns.blackboard.sources import KnowledgeSource, Situation, remote
@@ -46,7 +46,7 @@ async def post_numbers(board: Blackboard, count: int = 5) -> list[Hypothesis]:
     return [await board.post_hypothesis("ana", "numbers", number, confidence=0.5) for number in range(count)]
 
 
-def kinds(history: Any) -> Counter[ContributionKind]:
+def kinds(history: Any) -> Counter[BoardAction]:
     return Counter(one.kind for one in history)
 
 
@@ -145,7 +145,7 @@ async def test_the_activation_with_the_most_to_gain_for_its_cost_runs_first_and_
         board, [source("dear", benefit=9, cost=9), source("best", benefit=4, cost=2), source("poor", benefit=1, cost=2)]
     ).run()
     assert order == ["best", "dear", "poor"]
-    chosen = [one.details for one in await board.history() if one.kind is ContributionKind.CHOSEN]
+    chosen = [one.details for one in await board.history() if one.kind is BoardAction.CHOSEN]
     assert [one["source"] for one in chosen] == order
     assert chosen[0]["rating"] == pytest.approx(1.0)
     assert [(one["source"], one["rating"]) for one in chosen[0]["over"]] == [("dear", 0.5), ("poor", 0.25)]
@@ -160,7 +160,7 @@ async def test_focus_turns_the_attention_of_all_controllers_to_a_section(board: 
     await controller.agenda.set_focus({"squares": 3.0}, agent="ana", reason="they are new")
     await controller.run()
     assert order == ["squares", "numbers"]
-    assert kinds(await board.history())[ContributionKind.FOCUSED] == 1
+    assert kinds(await board.history())[BoardAction.FOCUSED] == 1
 
 
 async def test_an_activation_whose_condition_no_longer_holds_is_dropped_with_the_reason(board: Blackboard):
@@ -179,7 +179,7 @@ async def test_an_activation_whose_condition_no_longer_holds_is_dropped_with_the
             KnowledgeSource(name="never", action=square, precondition=lambda *_: False),
         ],
     ).run()
-    dropped = [one.details for one in await board.history() if one.kind is ContributionKind.DROPPED]
+    dropped = [one.details for one in await board.history() if one.kind is BoardAction.DROPPED]
     assert result.dropped == len(dropped)
     assert {one["why"] for one in dropped} == {
         "the hypothesis is at version 2 by now",
@@ -204,7 +204,7 @@ async def test_a_source_that_fails_is_tried_again_and_then_given_up_and_contribu
             board, [KnowledgeSource(name="bad", action=fail, sections=("numbers",)), SQUARE]
         ).run()
     assert (result.ended, result.failed, result.activations) == (RunEnd.QUIESCENCE, 3, 1)
-    failures = [one.details for one in await board.history() if one.kind is ContributionKind.FAILED]
+    failures = [one.details for one in await board.history() if one.kind is BoardAction.FAILED]
     assert [one["attempt"] for one in failures] == [1, 2, 3]
     assert failures[0]["error"] == "ValueError: no idea"
     assert await contents(board, "squares") == [0]
@@ -239,7 +239,7 @@ async def test_several_controllers_run_each_activation_once(harness: SpaceHarnes
     assert {result.ended for result in results} == {RunEnd.QUIESCENCE}
     assert sum(result.activations for result in results) == 20
     assert sorted(await contents(boards[0], "squares")) == [number**2 for number in range(20)]
-    assert kinds(await boards[0].history())[ContributionKind.RAN] == 20
+    assert kinds(await boards[0].history())[BoardAction.RAN] == 20
 
 
 async def test_a_restart_goes_on_from_the_board(harness: SpaceHarness):
@@ -279,7 +279,7 @@ async def test_a_remote_agent_that_is_not_there_is_a_failure_that_is_written_dow
     with caplog.at_level(logging.CRITICAL, logger="tertulia"):
         result = await Controller(board, [KnowledgeSource(name="far", action=remote("nobody"))]).run()
     assert result.failed == 3
-    (*_, last) = [one for one in await board.history() if one.kind is ContributionKind.FAILED]
+    (*_, last) = [one for one in await board.history() if one.kind is BoardAction.FAILED]
     assert last.details["error"].startswith(UnknownAgentError.__name__)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import tertulia
 from tertulia import connect
-from tertulia.hypotheses import ContributionKind
+from tertulia.hypotheses import BoardAction
 from tertulia.patterns.blackboard.board import Blackboard
 from tests.engines import SEPARATE_PROCESSES
 
@@ -90,11 +90,11 @@ async def test_several_processes_solve_it_though_one_is_killed_half_way(cipher: 
         twice = Counter(
             (one.agent, one.hypothesis, one.details["version"])
             for one in await board.history(limit=100_000)
-            if one.kind is ContributionKind.RAN
+            if one.kind is BoardAction.RAN
         )
         assert set(twice.values()) == {1}
 
 
 async def ran(board: Blackboard) -> int:
     history = await board.history(limit=100_000)
-    return sum(one.kind is ContributionKind.RAN for one in history)
+    return sum(one.kind is BoardAction.RAN for one in history)

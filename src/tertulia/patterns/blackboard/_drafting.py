@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tertulia._names import check_name
 from tertulia.errors import InvalidHypothesisError, RetractedError, UnknownHypothesisError
-from tertulia.hypotheses import ContributionKind, Hypothesis, HypothesisState
+from tertulia.hypotheses import BoardAction, Hypothesis, HypothesisState
 from tertulia.patterns.blackboard._records import (
     Keys,
     checked_confidence,
@@ -57,7 +57,7 @@ class Draft:
         )
         await self._check_linked((*made.supports, *made.contradicts))
         self._create(made)
-        log(self.transaction, self._keys, ContributionKind.POSTED, self.agent, made.id, section=section)
+        log(self.transaction, self._keys, BoardAction.POSTED, self.agent, made.id, section=section)
         return made.id
 
     async def refine_hypothesis(
@@ -85,14 +85,14 @@ class Draft:
         )
         self._create(made)
         self._update(replace(old, state=HypothesisState.REFINED, refined_by=(*old.refined_by, made.id)))
-        log(self.transaction, self._keys, ContributionKind.REFINED, self.agent, made.id, refines=old.id)
+        log(self.transaction, self._keys, BoardAction.REFINED, self.agent, made.id, refines=old.id)
         return made.id
 
     async def retract(self, hypothesis_id: str, *, reason: str = "") -> None:
         """Take a hypothesis back; see Blackboard.retract."""
         old = await self._live(hypothesis_id)
         self._update(replace(old, state=HypothesisState.RETRACTED, reason=reason or old.reason))
-        log(self.transaction, self._keys, ContributionKind.RETRACTED, self.agent, old.id, reason=reason)
+        log(self.transaction, self._keys, BoardAction.RETRACTED, self.agent, old.id, reason=reason)
 
     async def link(self, hypothesis_id: str, *, supports: Iterable[str] = (), contradicts: Iterable[str] = ()) -> None:
         """Add links from a hypothesis to others; see Blackboard.link."""
@@ -110,7 +110,7 @@ class Draft:
         log(
             self.transaction,
             self._keys,
-            ContributionKind.LINKED,
+            BoardAction.LINKED,
             self.agent,
             old.id,
             supports=list(more),
@@ -145,7 +145,7 @@ class Draft:
     def _update(self, hypothesis: Hypothesis) -> None:
         self.transaction.update(self._keys.hypothesis(hypothesis.id), kept(hypothesis), updater=self.agent)
 
-    def note(self, kind: ContributionKind, hypothesis_id: str | None = None, **details: Any) -> None:
+    def note(self, kind: BoardAction, hypothesis_id: str | None = None, **details: Any) -> None:
         """Write something else down."""
         log(self.transaction, self._keys, kind, self.agent, hypothesis_id, **details)
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tertulia._codec import convert
 from tertulia._names import check_name, literal
 from tertulia.errors import InvalidHypothesisError
-from tertulia.hypotheses import Contribution, ContributionKind, Hypothesis
+from tertulia.hypotheses import BoardAction, BoardRecord, Hypothesis
 from tertulia.records import MemoryEntry, new_id
 from tertulia.transaction import Transaction
 
@@ -55,7 +55,7 @@ def kept(hypothesis: Hypothesis) -> Hypothesis:
 def log(
     transaction: Transaction,
     keys: Keys,
-    kind: ContributionKind,
+    kind: BoardAction,
     agent: str,
     hypothesis: str | None = None,
     **details: Any,
@@ -65,9 +65,9 @@ def log(
     transaction.create(keys.log + new_id(), what, owner=agent)
 
 
-def contribution_of(entry: MemoryEntry) -> Contribution:
+def record_of(entry: MemoryEntry) -> BoardRecord:
     """Return what was written down."""
-    return convert({**entry.value, "order": entry.created_revision, "at": entry.created}, Contribution)
+    return convert({**entry.value, "order": entry.created_revision, "at": entry.created}, BoardRecord)
 
 
 def checked_confidence(confidence: float) -> float:

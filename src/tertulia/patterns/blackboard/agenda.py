@@ -9,7 +9,7 @@ from tertulia._codec import convert
 from tertulia._names import literal
 from tertulia._rules.agenda import Activation
 from tertulia.errors import ConflictError
-from tertulia.hypotheses import ContributionKind, Hypothesis
+from tertulia.hypotheses import BoardAction, Hypothesis
 from tertulia.patterns.blackboard._records import log
 from tertulia.patterns.blackboard.board import Blackboard
 from tertulia.patterns.blackboard.sources import KnowledgeSource
@@ -73,7 +73,7 @@ class Agenda:
                     return
                 transaction.delete(self._keys.agenda + activation.id, requester=CONTROL)
                 transaction.write(self._keys.ran + activation.id, "dropped", owner=CONTROL)
-                self._log(transaction, ContributionKind.DROPPED, activation, why=why)
+                self._log(transaction, BoardAction.DROPPED, activation, why=why)
         except ConflictError:
             return  # somebody else has dealt with it
 
@@ -84,7 +84,7 @@ class Agenda:
             async with self._board.space.transaction() as transaction:
                 if await transaction.read(self._keys.agenda + activation.id, reader=CONTROL) is None:
                     return
-                self._log(transaction, ContributionKind.FAILED, activation, error=error, attempt=activation.attempt)
+                self._log(transaction, BoardAction.FAILED, activation, error=error, attempt=activation.attempt)
                 if again:
                     more = Activation(
                         **{
@@ -105,9 +105,9 @@ class Agenda:
         """Write down what was chosen, and over what."""
         async with self._board.space.transaction() as transaction:
             others = [{"source": one.source, "hypothesis": one.hypothesis, "rating": other} for one, other in over]
-            self._log(transaction, ContributionKind.CHOSEN, activation, rating=rating, over=others)
+            self._log(transaction, BoardAction.CHOSEN, activation, rating=rating, over=others)
 
-    def _log(self, transaction: Any, kind: ContributionKind, activation: Activation, **details: Any) -> None:
+    def _log(self, transaction: Any, kind: BoardAction, activation: Activation, **details: Any) -> None:
         log(
             transaction,
             self._keys,
@@ -129,4 +129,4 @@ class Agenda:
         """Attend more (above 1) or less to sections, for all controllers, and write it down."""
         async with self._board.space.transaction() as transaction:
             transaction.write(self._keys.focus, dict(weights), owner=agent)
-            log(transaction, self._keys, ContributionKind.FOCUSED, agent, None, weights=dict(weights), reason=reason)
+            log(transaction, self._keys, BoardAction.FOCUSED, agent, None, weights=dict(weights), reason=reason)

@@ -24,15 +24,15 @@ from tertulia.errors import (
     VersionConflictError,
 )
 from tertulia.hypotheses import (
-    Contribution,
-    ContributionKind,
+    BoardAction,
+    BoardRecord,
     Hypothesis,
     HypothesisState,
     SolutionCandidate,
     WorkRequest,
 )
 from tertulia.patterns.blackboard._drafting import Draft
-from tertulia.patterns.blackboard._records import Keys, checked_section, contribution_of, hypothesis_of, kept
+from tertulia.patterns.blackboard._records import Keys, checked_section, hypothesis_of, kept, record_of
 from tertulia.patterns.blackboard.export import as_dict, as_markdown
 from tertulia.patterns.voting import Ballots
 from tertulia.records import MISSING, DeliveryMode, Message, Missing, new_id
@@ -197,11 +197,11 @@ class Blackboard:
         """Return a watch over the changes of hypotheses; see SharedMemory.watch."""
         return self.space.memory.watch(self.keys.all_hypotheses(), after=after)
 
-    async def history(self, *, limit: int = 1_000) -> list[Contribution]:
+    async def history(self, *, limit: int = 1_000) -> list[BoardRecord]:
         """Return what was done to the board, in its order; the latest comes last."""
         check_count("limit", limit, MAX_HISTORY)
         entries = self.space.memory.entries(literal(self.keys.log) + "*")
-        found = sorted([contribution_of(entry) async for entry in entries], key=lambda one: one.order)
+        found = sorted([record_of(entry) async for entry in entries], key=lambda one: one.order)
         return found[-limit:]
 
     async def export(self, form: str = "json") -> Any:
@@ -281,7 +281,7 @@ class Blackboard:
         """Write down how the vote ended, once: the key of the entry is the ballot's."""
         assert ballot.result is not None  # noqa: S101 - the caller's condition
         passed = ballot.result.outcome is Outcome.PASSED
-        kind = ContributionKind.ACCEPTED if passed else ContributionKind.REJECTED
+        kind = BoardAction.ACCEPTED if passed else BoardAction.REJECTED
         what = {
             "kind": kind.value,
             "agent": agent,
@@ -317,7 +317,7 @@ class Blackboard:
         )
         async with self.space.transaction() as transaction:
             transaction.send(message)
-            self.draft(transaction, agent).note(ContributionKind.REQUESTED, None, request=request.id)
+            self.draft(transaction, agent).note(BoardAction.REQUESTED, None, request=request.id)
         return request
 
     @asynccontextmanager
@@ -339,7 +339,7 @@ class Blackboard:
             request: WorkRequest = convert(delivery.message.content, WorkRequest)
             work = Work(request, self.draft(transaction, agent), delivery.attempt)
             yield work
-            work.draft.note(ContributionKind.DONE, None, request=request.id)
+            work.draft.note(BoardAction.DONE, None, request=request.id)
             await transaction.commit()
 
     async def _open_work(self) -> None:

@@ -19,7 +19,7 @@ from tertulia._arguments import check_count, check_seconds
 from tertulia._background import logger
 from tertulia._rules.agenda import Activation, choose, rate
 from tertulia.errors import ConflictError, InvalidInputError, WatchLaggedError
-from tertulia.hypotheses import ContributionKind, Hypothesis
+from tertulia.hypotheses import BoardAction, Hypothesis
 from tertulia.patterns._lease import Lease
 from tertulia.patterns.blackboard._records import hypothesis_of
 from tertulia.patterns.blackboard.agenda import CONTROL, Agenda
@@ -253,7 +253,7 @@ class Controller:
             transaction.require(lease.key, fence=lease.fence)
             draft = self.board.draft(transaction, source.name)
             await source.run(Situation(self.board, hypothesis, draft))
-            draft.note(ContributionKind.RAN, hypothesis.id, version=hypothesis.version)
+            draft.note(BoardAction.RAN, hypothesis.id, version=hypothesis.version)
             transaction.delete(keys.agenda + activation.id, requester=CONTROL)
             transaction.write(keys.ran + activation.id, "ran", owner=CONTROL)
             transaction.delete(lease.key, requester=CONTROL)

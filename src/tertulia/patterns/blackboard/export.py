@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from tertulia.hypotheses import Contribution, Hypothesis
+from tertulia.hypotheses import BoardRecord, Hypothesis
 
 __all__ = ["as_dict", "as_markdown"]
 
 
-def as_dict(name: str, hypotheses: Sequence[Hypothesis], history: Sequence[Contribution]) -> dict[str, Any]:
+def as_dict(name: str, hypotheses: Sequence[Hypothesis], history: Sequence[BoardRecord]) -> dict[str, Any]:
     """Return a board as a plain dict, which JSON can write if the contents can be."""
     return {
         "board": name,
@@ -23,7 +23,7 @@ def as_dict(name: str, hypotheses: Sequence[Hypothesis], history: Sequence[Contr
     }
 
 
-def as_markdown(name: str, hypotheses: Sequence[Hypothesis], history: Sequence[Contribution]) -> str:
+def as_markdown(name: str, hypotheses: Sequence[Hypothesis], history: Sequence[BoardRecord]) -> str:
     """Return a board as a Markdown text: its sections with their hypotheses, then what was done."""
     lines = [f"# {name}"]
     for section in dict.fromkeys(one.section for one in hypotheses):
