@@ -320,3 +320,19 @@ async def _watch(space: Space, name: str, chance: random.Random, after: int | No
     except TimeoutError:
         until = revision if after is not None else None
     return watches.Watch(name=name, after=after, events=tuple(events), pattern=pattern, until=until)
+
+
+# --- visitors ------------------------------------------------------------------------------------
+
+
+async def visitor(log: Log, url: str, name: str) -> None:
+    """Open the space, or make it, write one key, and close it again, until killed."""
+    number = 0
+    while True:
+        space = await opened(log, url)
+        number += 1
+        change = watches.Change(0, f"{name} {number}", ChangeKind.PUT, number)
+        log.say(Tried(number, (change,)))
+        entry = await space.memory.write(change.key, number, owner=name)
+        log.say(Done(number, entry.revision))
+        await space.aclose()

@@ -22,7 +22,7 @@ from tertulia.records import ChangeKind
 from tertulia.testing import mailboxes, watches
 from tests.figures import Figures
 from tests.file import bugs
-from tests.file.pool import Pool, Worker
+from tests.file.pool import PATIENCE, Pool, Worker
 from tests.file.storm import AUDIT, COUNTERS, EXACTLY, LEAST, Done, Entry, Opened, Refused, Tried, Watched
 from tests.profile import times
 
@@ -44,6 +44,7 @@ STOPS = 0.1  # of the times, somebody is stopped for a while as well, which may 
 STOPPED = (0.01, 0.8)  # seconds
 LIFE = (0.02, 0.25)  # seconds between two kills
 OPENING = 10.0  # seconds; it takes a fraction of one, on a machine that has nothing else to do
+VISITORS, AT_ONCE = 9, 3  # who open and close one file
 BOX = 300  # messages, then the authors wait
 
 
@@ -233,6 +234,62 @@ async def test_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path, figur
         beside_others_that_are_stopped_too=max(storm.openings),
     )
     assert max(storm.openings_alone) < OPENING
+
+
+@pytest.mark.campaign
+async def test_processes_killed_while_they_make_open_and_close_the_file_leave_it_sound(
+    tmp_path: Path, figures: Figures
+):
+    files = times(8, 200)
+    kills = acknowledged = 0
+    openings: list[float] = []
+    chance = random.Random(21)  # noqa: S311 - to be repeated, not to be secret
+    async with Pool[Entry](tmp_path / "logs", Entry, "tests.file.storm") as pool:
+        for file in range(files):
+            url = f"file:{tmp_path}/{file}.db"
+            done, killed = await visited(pool, url, chance)
+            before = time.perf_counter()
+            async with tertulia.connect(url) as space:
+                openings.append(time.perf_counter() - before)
+                await sound(space)
+                assert done <= {(entry.key, entry.revision) async for entry in space.memory.entries("*")}
+            acknowledged += len(done)
+            kills += killed
+    figures(kills=kills, files=files, acknowledged_writes=acknowledged, slowest_opening_in_s=max(openings))
+
+    assert acknowledged > files
+    assert max(openings) < OPENING
+
+
+async def visited(pool: Pool[Entry], url: str, chance: random.Random) -> tuple[set[tuple[str, int]], int]:
+    """Let some processes make and use a file, and kill them, sooner or later; return what was acknowledged."""
+    done: set[tuple[str, int]] = set()
+    living: list[Worker] = []
+    for number in range(VISITORS):
+        living.append(await pool.start("visitor", "tests.file.storm:visitor", url, f"v{number}"))
+        if len(living) > AT_ONCE or chance.random() < 0.2:
+            victim = living.pop(chance.randrange(len(living)))
+            await grown(pool, victim, chance.choice((0, 0, 100, 300, 600)))
+            await asyncio.sleep(chance.random() * 0.02)
+            done |= await last_words(pool, victim)
+    for worker in living:
+        done |= await last_words(pool, worker)
+    return done, VISITORS
+
+
+async def grown(pool: Pool[Entry], worker: Worker, size: int) -> None:
+    """Wait until a process has written down so many bytes: a visit takes about 200."""
+    async with asyncio.timeout(PATIENCE):
+        while pool.size(worker) < size:  # noqa: ASYNC110 - a process tells nobody
+            await asyncio.sleep(0.002)
+
+
+async def last_words(pool: Pool[Entry], worker: Worker) -> set[tuple[str, int]]:
+    """Kill a visitor, and return the keys and revisions of which it was told that they are written."""
+    await pool.kill(worker)
+    said = pool.news(worker)
+    keys = {entry.number: entry.changes[0].key for entry in said if isinstance(entry, Tried)}
+    return {(keys[entry.number], entry.revision) for entry in said if isinstance(entry, Done)}
 
 
 @pytest.mark.parametrize(
