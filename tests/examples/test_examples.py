@@ -43,6 +43,19 @@ EXPECTED = {
         nothing was committed: 'balance' moved on to version 4
         notes for the auditor: 0
     """,
+    "sales_report.py": r"""
+        controller: the figures agree
+        reader hears from analyst: 'report' is at version 1
+        controller: the figures agree
+        reader hears from analyst: 'report' is at version 2
+        Sales from 2025-\d\d-\d\d to 2025-\d\d-\d\d
+        \d+ sales came to [\d,.]+\.
+        By region: .*\.
+        By product: .*\.
+        By month: .*\.
+        the figures were computed 1 time, and taken from the cache 1 time
+        cached keys to take back when the file changes: 1
+    """,
     "cipher.py": r"""
         ended by solution: people who work together need a place where .* how it came about carlsen
         right: True; every source had a part in it: True
