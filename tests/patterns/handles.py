@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from tertulia import Space
-from tertulia.engines.base import Commit, Committed
+from tertulia.engines.base import Commit, Committed, Engine
 from tertulia.errors import EngineUnavailableError
 from tertulia.testing.conformance import SpaceHarness
 from tertulia.testing.faults import Fault, FaultyEngine
 
 
 class _Mortal(FaultyEngine):
-    """An engine that can be cut off after a number of commits."""
+    """An engine that lets others get in between, as one in another process does, and that can be cut off."""
 
     commits_left: int | None = None
+    before_commit: Callable[[], Awaitable[object]] | None = None
+    commits_before: int = 0
+
+    def __init__(self, engine: Engine, seed: int) -> None:
+        super().__init__(engine, {}, seed=seed)
+        self._chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+
+    async def _disturb(self) -> None:
+        await super()._disturb()
+        for _ in range(self._chance.randrange(4)):
+            await asyncio.sleep(0)
 
     async def commit(self, commit: Commit) -> Committed:
+        self.commits_before -= 1
+        if self.before_commit is not None and self.commits_before < 0:
+            act, self.before_commit = self.before_commit, None
+            await act()
+        await self._disturb()
         committed = await super().commit(commit)
         if self.commits_left is not None:
             self.commits_left -= 1
@@ -28,11 +46,22 @@ class _Mortal(FaultyEngine):
 
 
 class Crashable:
-    """One more handle on the harness's space, which looks to the others like one of another process."""
+    """One more handle on the harness's space, which looks to the others like one of another process.
 
-    def __init__(self, inner: Space) -> None:
-        self._engine = _Mortal(inner.engine, {})
+    Between any two of its steps others may do something; on engines that answer at once they otherwise never would.
+    """
+
+    def __init__(self, inner: Space, seed: int = 0) -> None:
+        self._engine = _Mortal(inner.engine, seed)
         self.space = Space(inner.url, self._engine, inner.clock)
+
+    def before_next_commit(self, act: Callable[[], Awaitable[object]], *, after: int = 0) -> None:
+        """Let this happen after all that its next commit was decided from, and before the commit.
+
+        With `after`, so many other commits come first.
+        """
+        self._engine.before_commit = act
+        self._engine.commits_before = after
 
     def crash(self) -> None:
         """Reach the space no longer: not for a renewal, not for a farewell."""
@@ -49,9 +78,9 @@ class Crashable:
 
 
 @asynccontextmanager
-async def another_process(harness: SpaceHarness) -> AsyncIterator[Crashable]:
+async def another_process(harness: SpaceHarness, seed: int = 0) -> AsyncIterator[Crashable]:
     """Open a handle that may crash, for the length of a block."""
-    handle = Crashable(await harness.open_again())
+    handle = Crashable(await harness.open_again(), seed)
     try:
         yield handle
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -275,10 +276,10 @@ async def test_sealed_votes_cannot_be_read_before_the_ballot_closes_and_can_afte
         *await workspace.proposals(state="open"),
     ):
         assert (seen.voted, seen.votes, seen.result) == (("bob",), (), None)
-    for key in (f"_tertulia:workspace:report:ballot:open:{ballot.id}", "_tertulia:workspace:report:ballot:opened"):
-        for call in (space.memory.read(key, reader="ann"), space.memory.delete(key, requester="ann")):
-            with pytest.raises(InvalidKeyError):
-                await call
+    key = f"_tertulia:workspace:report:ballot:open:{ballot.id}"
+    for call in (space.memory.read(key, reader="ann"), space.memory.delete(key, requester="ann")):
+        with pytest.raises(InvalidKeyError):
+            await call
     assert await space.memory.list_keys("*") == []
     closed = await votes(workspace, ballot, ann="no", cid="no")
     assert [(vote.voter, vote.choice, vote.reason) for vote in closed.votes] == [
@@ -372,15 +373,35 @@ async def test_candidates_are_pinned_at_their_versions_and_a_winner_that_moved_o
 
 
 async def test_a_ballot_that_is_not_decided_closes_at_its_deadline_by_itself(
-    workspace: CollaborativeWorkspace, harness: SpaceHarness, space: Space
+    harness: SpaceHarness, space: Space
 ) -> None:
+    workspace = CollaborativeWorkspace("report", space, presence_lease=1_000)  # nothing else happens in time
+    for agent in ("ann", "bob", "cid"):
+        await workspace.join(agent)
     await space.broker.register_agent("bob")
-    ballot = await workspace.propose_change("ann", "plan", "d", deadline=DEADLINE, denominator="cast")
-    await votes(workspace, ballot, ann="yes", bob="yes")
+    slow = await workspace.propose_change("ann", "note", "x", deadline=2 * DEADLINE)
+    ballot = await workspace.propose_change("ann", "plan", "d", deadline=DEADLINE)
     await harness.advance(DEADLINE + 0.1)
     (message,) = await received(space, "bob")  # nobody has looked at the ballot since
-    assert (message.content["outcome"], message.content["applied"]) == ("passed", True)
-    assert await plan(workspace) == ("d", 4)
+    assert (message.content["ballot"], message.content["outcome"]) == (ballot.id, "expired")
+    assert (await workspace.proposal(slow.id)).is_open
+
+
+async def test_who_has_voted_closes_the_ballot_of_a_dead_proposer_at_its_deadline(
+    harness: SpaceHarness, space: Space
+) -> None:
+    workspace = CollaborativeWorkspace("report", space, presence_lease=1_000)
+    await workspace.join("ann")
+    await space.broker.register_agent("ann")
+    async with another_process(harness) as other:
+        theirs = workspace_of(other.space)
+        await theirs.join("fay")
+        ballot = await theirs.propose_change("fay", "plan", "d", deadline=DEADLINE, denominator="cast")
+        await workspace.vote("ann", ballot.id, "yes")
+        other.crash()
+        await harness.advance(DEADLINE + 0.1)
+        (message,) = await received(space, "ann")
+    assert message.content["outcome"] == "passed"
 
 
 async def test_when_the_proposer_is_dead_any_participant_closes_the_ballot_in_time(
@@ -469,7 +490,9 @@ async def test_of_many_handles_that_race_to_close_a_ballot_one_applies_the_chang
     workspace: CollaborativeWorkspace, harness: SpaceHarness, space: Space, decided_by: str
 ) -> None:
     await space.broker.register_agent("ann")
-    handles = [workspace, *[workspace_of(await harness.open_again()) for _ in range(4)]]
+    stack = AsyncExitStack()
+    processes = [await stack.enter_async_context(another_process(harness, seed)) for seed in range(4)]
+    handles = [workspace, *[workspace_of(process.space) for process in processes]]
     early = decided_by == "the last vote"
     ballots = [
         await workspace.propose_change(
@@ -503,6 +526,134 @@ async def test_of_many_handles_that_race_to_close_a_ballot_one_applies_the_chang
         assert (entry.value, entry.version) == ("new", 1)
     told = [message.content["ballot"] for message in await received(space, "ann")]
     assert sorted(told) == sorted(ballot.id for ballot in ballots)
+    await stack.aclose()
+
+
+async def test_votes_that_are_cast_at_the_same_moment_all_count(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    ballot = await workspace.propose_change("ann", "plan", "d", quorum=5)
+    async with another_process(harness) as other:
+        theirs = workspace_of(other.space)
+        other.before_next_commit(lambda: votes(workspace, ballot, ann="yes", bob="no", cid="yes"))
+        after = await theirs.vote("dan", ballot.id, "yes")
+        assert after.voted == ("ann", "bob", "cid", "dan")
+        other.before_next_commit(lambda: votes(workspace, ballot, eve="no", bob="yes"))
+        with pytest.raises(BallotClosedError):  # bob's second vote came too late for the count, and dan's too
+            await theirs.vote("dan", ballot.id, "no")
+    result = await workspace.result(ballot.id)
+    assert result is not None
+    assert result.tally == {"yes": 3, "no": 2}
+
+
+async def test_a_voter_that_leaves_before_its_vote_is_counted_has_not_voted(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    ballot = await workspace.propose_change("ann", "plan", "d")
+    async with another_process(harness) as other:
+        other.before_next_commit(lambda: workspace.leave("eve"))
+        with pytest.raises(NotAMemberError):
+            await workspace_of(other.space).vote("eve", ballot.id, "yes")
+        assert (await workspace.proposal(ballot.id)).voted == ()
+        await votes(workspace, ballot, ann="yes", bob="yes")
+        other.before_next_commit(lambda: workspace.leave("cid"))
+        with pytest.raises(NotAMemberError):  # nor does its vote decide
+            await workspace_of(other.space).vote("cid", ballot.id, "yes")
+    assert (await workspace.proposal(ballot.id)).is_open
+
+
+async def test_a_decision_that_is_overtaken_by_the_archiving_is_none(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    ballot = await workspace.propose_change("ann", "plan", "d")
+    await votes(workspace, ballot, ann="yes", bob="yes")
+    async with another_process(harness) as other:
+        other.before_next_commit(lambda: workspace.archive("ann"))
+        with pytest.raises(BallotClosedError) as caught:
+            await workspace_of(other.space).vote("cid", ballot.id, "yes")
+    assert caught.value.outcome == "expired"
+    assert await plan(workspace) == ("c", 3)
+
+
+@pytest.mark.parametrize("meanwhile", ["a vote", "an opening"])
+async def test_an_archiving_that_is_overtaken_ends_the_ballots_as_they_are_then(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness, meanwhile: str
+) -> None:
+    first = await workspace.propose_change("ann", "plan", "d")
+
+    async def overtake() -> None:
+        if meanwhile == "a vote":
+            await votes(workspace, first, bob="yes")
+        else:
+            await workspace.propose_change("ann", "late", 1, proposal_id="second")
+
+    async with another_process(harness) as other:
+        other.before_next_commit(overtake)
+        assert await workspace_of(other.space).archive("ann")
+    ended = {ballot.id: ballot.voted for ballot in await workspace.history()}
+    assert ended == ({first.id: ("bob",)} if meanwhile == "a vote" else {first.id: (), "second": ()})
+
+
+async def test_when_the_archiver_dies_before_it_has_ended_the_ballots_whoever_looks_does(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    first, second, third = [await workspace.propose_change("ann", f"key-{n}", n, deadline=DEADLINE) for n in range(3)]
+    await votes(workspace, first, ann="yes", bob="yes")
+    waiting = asyncio.create_task(workspace.wait(second.id))
+    async with another_process(harness) as other:
+        other.crash_after_commits(1)
+        with pytest.raises(EngineUnavailableError):
+            await workspace_of(other.space).archive("eve")
+    with pytest.raises((WorkspaceArchivedError, BallotClosedError)):
+        await workspace.vote("cid", first.id, "yes")
+    await harness.advance(DEADLINE + 0.1)
+    assert (await soon(waiting)).outcome is Outcome.EXPIRED
+    for ballot in await workspace.proposals():
+        assert ballot.result is not None
+        assert (ballot.result.outcome, ballot.result.applied) == (Outcome.EXPIRED, False)
+    assert (await workspace.proposal(third.id)).voted == ()
+    assert await workspace.get_shared_data("key-0", getter="ann") is None
+
+
+async def test_of_two_who_archive_at_once_one_did_it(workspace: CollaborativeWorkspace, harness: SpaceHarness) -> None:
+    async with another_process(harness) as other:
+        other.before_next_commit(lambda: workspace.archive("ann"))
+        assert not await workspace_of(other.space).archive("bob")
+
+
+async def test_a_ballot_pins_what_is_there_when_it_is_opened_and_not_what_was_read_before(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    async with another_process(harness) as other:
+        theirs = workspace_of(other.space)
+        other.before_next_commit(lambda: workspace.set_shared_data("plan", "hotfix", setter="eve"))
+        ballot = await theirs.propose_change("ann", "plan", "d")
+        assert ballot.options[0].version == 4
+        other.before_next_commit(lambda: workspace.set_shared_data("plan", "hotfix 2", setter="eve"))
+        with pytest.raises(VersionConflictError):
+            await theirs.propose_change("ann", "plan", "d", expected_version=4)
+
+
+async def test_a_change_that_is_overtaken_while_it_is_applied_is_not_applied(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    ballot = await workspace.propose_change("ann", "plan", "d")
+    await votes(workspace, ballot, ann="yes", bob="yes")
+    async with another_process(harness) as other:
+        other.before_next_commit(lambda: workspace.set_shared_data("plan", "hotfix", setter="eve"))
+        closed = await workspace_of(other.space).vote("cid", ballot.id, "yes")
+    assert closed.result is not None
+    assert (closed.result.applied, closed.result.superseded is not None) == (False, True)
+    assert await plan(workspace) == ("hotfix", 4)
+
+
+async def test_an_approved_change_keeps_whose_the_value_is(workspace: CollaborativeWorkspace) -> None:
+    for key, owner in (("plan", "ann"), ("new", "bob")):
+        ballot = await workspace.propose_change("bob", key, "d")
+        await votes(workspace, ballot, cid="yes", dan="yes", eve="yes")
+        entry = await workspace.get_shared_entry(key, getter="ann")
+        assert entry is not None
+        assert entry.owner == owner
 
 
 async def test_a_proposer_that_dies_after_the_commit_has_closed_the_ballot_with_everything(
@@ -793,18 +944,21 @@ async def test_a_ballot_opened_while_the_workspace_is_archived_is_refused_or_end
 ) -> None:
     elsewhere = workspace_of(await harness.open_again())
 
+    some = asyncio.Event()
+
     async def open_many() -> int:
         for opened in range(100):
             try:
                 await workspace.propose_change("ann", f"key-{opened}", 1)
             except WorkspaceArchivedError:
                 return opened
+            if opened == 5:
+                some.set()
             await asyncio.sleep(0)
         return 100
 
     async def archive() -> None:
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await some.wait()
         await elsewhere.archive("bob")
 
     opened, _ = await asyncio.gather(open_many(), archive())

@@ -382,7 +382,7 @@ def ways_on(terms: BallotTerms, votes: dict[str, Vote]) -> Iterator[Decision]:
         yield decide(terms, votes | more, [voter for voter, choice in made.items() if choice is there])
 
 
-@tries(150, 10_000)
+@tries(100, 10_000)
 @given(cases(EXACT, voters=4))
 def test_an_early_decision_is_made_exactly_when_every_way_to_go_on_ends_the_same(case: Case) -> None:
     terms, votes = case

@@ -130,6 +130,44 @@ async def test_an_agent_with_two_processes_is_there_as_long_as_one_of_them_is(
     assert await workspace.participants() == ["ann", "bob"]
 
 
+async def test_an_agent_with_two_processes_of_which_one_crashes_is_kept_there_by_the_other(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    async with another_process(harness) as other, another_process(harness) as another:
+        for process in (other, another):
+            await workspace_of(process.space).join("eve")
+        other.crash()
+        await harness.advance(LEASE * 1.5)
+        assert await workspace.participants() == ["ann", "bob", "eve"]
+        another.crash()
+        await harness.advance(LEASE + 0.1)
+        assert await workspace.participants() == ["ann", "bob"]
+
+
+async def test_processes_that_crashed_long_ago_do_not_keep_an_agent_there(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    async with another_process(harness) as other:
+        await workspace_of(other.space).join("eve")
+        async with another_process(harness) as living:
+            await workspace_of(living.space).join("eve")
+            other.crash()
+            for _ in range(3):
+                await harness.advance(LEASE)
+            assert "eve" in await workspace.participants()
+        assert "eve" not in await workspace.participants()
+
+
+async def test_letting_an_agent_leave_ends_it_for_all_its_processes(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    elsewhere = workspace_of(await harness.open_again())
+    assert not await elsewhere.join("bob")
+    await workspace.leave("bob")
+    await harness.advance(LEASE * 1.1)
+    assert await elsewhere.participants() == ["ann"]
+
+
 async def test_a_process_that_was_stopped_for_longer_than_its_lease_enters_again_by_itself(
     workspace: CollaborativeWorkspace, harness: SpaceHarness
 ) -> None:
@@ -474,19 +512,37 @@ async def test_a_removal_that_was_left_half_done_is_completed_by_the_next_who_jo
     assert await workspace.list_shared_data(getter="bob") == []
 
 
+@pytest.mark.parametrize("commits", [1, 2])
+async def test_a_removal_that_somebody_else_has_completed_does_not_touch_what_was_made_since(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness, commits: int
+) -> None:
+    async def complete_and_begin_anew() -> None:
+        await workspace.join("bob")
+        await workspace.set_shared_data("plan", "new", setter="bob")
+
+    async with another_process(harness) as other:
+        other.before_next_commit(complete_and_begin_anew, after=commits)
+        await workspace_of(other.space).remove("ann")
+    assert await workspace.participants() == ["bob"]
+    assert await workspace.get_shared_data("plan", getter="bob") == "new"
+
+
 async def test_what_is_written_while_a_workspace_is_removed_is_not_left_behind(
     workspace: CollaborativeWorkspace, harness: SpaceHarness, space: Space
 ) -> None:
     elsewhere = workspace_of(await harness.open_again())
 
+    some = asyncio.Event()
+
     async def write() -> None:
         for number in range(100):
             await workspace.set_shared_data(f"key-{number}", number, setter="ann")
+            if number == 5:
+                some.set()
             await asyncio.sleep(0)
 
     async def remove() -> None:
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await some.wait()
         await elsewhere.remove("bob")
 
     outcomes = await asyncio.gather(write(), remove(), return_exceptions=True)

@@ -40,23 +40,21 @@ def decide_early(terms: BallotTerms, votes: Votes, present: Collection[str] = ()
     """Return the decision if it is the same whatever the rest of the electorate does, else None.
 
     The votes that were cast are taken as they are; each of the rest may vote, abstain, veto if it may, or be silent,
-    present or not. Exact for all rules but RANKED: None means that two ways to go on end differently. (Every
-    comparison of the rules is settled by the most that the rest can do on one side, so it is enough to look at those
-    extremes.) For RANKED it is sound only; see `certain_winner`.
+    present or not. Exact for all rules but RANKED: None means that two ways to go on end differently. For RANKED it is
+    sound only; see `certain_winner`.
     """
     count = _count(terms, votes, present)
-    now = _judge(terms, count)
     if count.vetoed or not count.pending:
         return _decision(terms, votes, count)
+    outcome, winner, _ = _judge(terms, count)
     if any(voter in count.pending for voter in terms.veto):
-        return None
-    if any(_judge(terms, extreme)[:2] != now[:2] for extreme in _extremes(terms, count)):
         return None
     if terms.rule is VotingRule.RANKED:
         certain = certain_winner(terms.options, count.rankings, count.waiting)
-        if certain is None or certain != now[1]:
-            return None
-    return _decision(terms, votes, count)
+        same = certain is not None and certain == winner
+    else:
+        same = all(_judge(terms, extreme)[:2] == (outcome, winner) for extreme in _extremes(terms, count))
+    return _decision(terms, votes, count) if same else None
 
 
 def ended(terms: BallotTerms, votes: Votes, why: str) -> Decision:
@@ -113,19 +111,23 @@ def _options_of(vote: Vote) -> tuple[str, ...]:
 
 
 def _extremes(terms: BallotTerms, count: _Count) -> Iterator[_Count]:
-    """Yield the counts of the extreme ways to go on: the rest are all silent, abstain, or vote for the same."""
-    rest, everybody = count.waiting, count.took_part + len(count.pending)
-    none: frozenset[str] = frozenset()
-    yield replace(count, there=0)
-    yield replace(count, there=rest)
-    done = replace(count, took_part=everybody, pending=none, waiting=0, there=0)
-    yield replace(done, abstaining=count.abstaining + rest)
-    if terms.rule is VotingRule.RANKED:
-        return  # votes for one option are not the extremes of a runoff
+    """Yield the counts of the extreme ways to go on: all of the rest vote for the same option.
+
+    Every comparison of the rules is settled by the most that the rest can do on one side: an option that they all vote
+    against has its smallest share of any denominator then, and one that they all vote for its largest. That they
+    are all silent is the other extreme, as far as the quorum goes, and the count as it is.
+    """
+    rest = count.waiting
     for option in terms.options:
-        chair = (option,) if terms.chair in count.pending else count.chair
-        support = {**count.support, option: count.support[option] + rest}
-        yield replace(done, support=support, cast=count.cast + rest, chair=chair)
+        yield replace(
+            count,
+            support={**count.support, option: count.support[option] + rest},
+            cast=count.cast + rest,
+            took_part=count.took_part + len(count.pending),
+            pending=frozenset[str](),
+            waiting=0,
+            there=0,
+        )
 
 
 # --- Judging ---------------------------------------------------------------------------------------

@@ -98,7 +98,6 @@ class BallotKeys:
         return (
             Put(self.paper(paper.id), _ENCODER.encode(paper), paper.proposer),
             Put(self.box(paper.id), _ENCODER.encode(box), paper.proposer),
-            Put(self.opened, b"", paper.proposer),
         )
 
     def voting(self, paper: Paper, box: Box) -> Put:

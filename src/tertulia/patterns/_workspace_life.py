@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-
-from msgspec.structs import replace
+from collections.abc import Sequence
 
 from tertulia._names import RESERVED_KEYS
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Engine, Put, Record
 from tertulia.errors import (
-    ConflictError,
     NotAMemberError,
     UnknownWorkspaceError,
     WorkspaceArchivedError,
 )
-
-MAX_RACES = 1_000  # lost in a row; somebody wins each, so losing so often means a fault elsewhere
+from tertulia.patterns._races import MAX_RACES, lost
 
 _OPEN = b"open"
 _ARCHIVED = b"archived"
@@ -56,7 +52,7 @@ class WorkspaceLife:
                 await self._clear(record)
             elif record is not None or await self._try(Check(self._key, absent=True), Put(self._key, _OPEN, agent_id)):
                 return
-        raise self._lost()
+        raise lost(f"workspace {self.workspace_id!r}")
 
     def member_put(self, agent_id: str) -> Put:
         """Return the put that makes the agent one that has been a member."""
@@ -67,24 +63,15 @@ class WorkspaceLife:
         if await self._engine.get(f"{self._members}{agent_id}") is None:
             raise NotAMemberError(agent_id, operation, self.workspace_id, "it has never joined")
 
-    async def archive(self, agent_id: str, also: Callable[[], Awaitable[Commit]]) -> bool:
-        """Let nothing change any more, and do what `also` returns in the same commit; return whether it was open."""
+    async def archive(self, agent_id: str) -> bool:
+        """Let nothing change any more; return whether it was open."""
         for _ in range(MAX_RACES):
             record = await self._record()
             if record.body == _ARCHIVED:
                 return False
-            more = await also()
-            commit = replace(
-                more,
-                checks=(self._unchanged(record), *more.checks),
-                puts=(Put(self._key, _ARCHIVED, agent_id), *more.puts),
-            )
-            try:
-                await self._engine.commit(commit)
-            except CheckFailed:
-                continue
-            return True
-        raise self._lost()
+            if await self._try(self._unchanged(record), Put(self._key, _ARCHIVED, agent_id)):
+                return True
+        raise lost(f"workspace {self.workspace_id!r}")
 
     async def remove(self, agent_id: str) -> None:
         """Remove everything that is kept of the workspace."""
@@ -95,7 +82,7 @@ class WorkspaceLife:
                 if removing is not None and removing.body == _REMOVING:  # else somebody has completed it already
                     await self._clear(removing)
                 return
-        raise self._lost()
+        raise lost(f"workspace {self.workspace_id!r}")
 
     # --- inside ---
 
@@ -130,6 +117,3 @@ class WorkspaceLife:
 
     async def _delete(self, unchanged: Check, keys: Sequence[str]) -> None:
         await self._engine.commit(Commit(checks=(unchanged,), deletes=tuple(map(Delete, keys))))
-
-    def _lost(self) -> ConflictError:
-        return ConflictError(f"workspace {self.workspace_id!r} changed {MAX_RACES:,} times in a row under this call")

@@ -30,7 +30,6 @@ from tertulia.errors import (
     AlreadyVotedError,
     BallotClosedError,
     BallotExistsError,
-    ConflictError,
     InvalidTermError,
     NotAnElectorError,
     TertuliaError,
@@ -49,25 +48,31 @@ from tertulia.patterns._ballot_records import (
     check_growth,
     paper_of,
     pinned,
-    result_from,
     result_of,
     seen,
     unmoved,
 )
+from tertulia.patterns._races import MAX_RACES, lost
 from tertulia.patterns._waiting import Deadlines, change_or_pause
 from tertulia.records import new_id
 from tertulia.space import Space
 
-MAX_RACES = 1_000  # lost in a row; somebody wins each, so losing so often means a fault elsewhere
-MAX_OPEN = 200  # ballots that are open in one place at once; more than anybody follows, and one commit can end them all
+MAX_OPEN = 200  # ballots open in one place at once; more than anybody follows, and all are looked at now and then
 MAX_HISTORY = 10_000  # closed ballots that one call returns
 
 Guard = Callable[[str | None], Awaitable[tuple[Check, ...]]]
 Present = Callable[[], Awaitable[Collection[str]]]
 
 
+Over = Callable[[], Awaitable[str | None]]
+
+
 async def _nothing_to_guard(_: str | None) -> tuple[Check, ...]:
     return ()
+
+
+async def _never() -> str | None:
+    return None
 
 
 class Ballots:
@@ -79,7 +84,8 @@ class Ballots:
 
     `data` is the prefix of the keys that candidates name. `guard(agent)` returns the checks under which an agent (None:
     whoever closes a ballot) may act here, or raises. `present` returns who is there, for the denominator PRESENT.
-    `topic` is where results are published, `about` what their messages say of the place.
+    `over` returns why the place is closed, or None while it is open: ballots of a closed place end as EXPIRED when
+    somebody looks. `topic` is where results are published, `about` what their messages say of the place.
 
     Raises, everywhere: UnknownBallotError; what the guard raises; EngineError when the engine fails. Cancellation: a
     cancelled read or wait did nothing, unless it was just closing a ballot that was due; a cancelled vote or opening
@@ -94,6 +100,7 @@ class Ballots:
         data: str = "",
         guard: Guard = _nothing_to_guard,
         present: Present | None = None,
+        over: Over = _never,
         topic: str | None = None,
         about: Mapping[str, str] | None = None,
     ) -> None:
@@ -104,6 +111,7 @@ class Ballots:
         self._data = data
         self._guard = guard
         self._present = present
+        self._over = over
         self._closing = BallotClosing(space, self._keys, data=data, topic=topic, about=about or {})
         self._deadlines = Deadlines(space.clock, space.background, self.get)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -151,7 +159,7 @@ class Ballots:
                 continue  # a candidate or the place has changed since it was looked at
             self._deadlines.add(ballot_id, pins.deadline)
             return seen(paper, {}, None)
-        raise self._lost(ballot_id)
+        raise lost(f"ballot {ballot_id!r}")
 
     async def _pin(self, candidate: Candidate, proposer: str) -> Option:
         key = candidate.key
@@ -193,7 +201,7 @@ class Ballots:
                 ballot = await self._vote(voter, ballot_id, choice, reason)
                 if ballot is not None:
                     return ballot
-        raise self._lost(ballot_id)
+        raise lost(f"ballot {ballot_id!r}")
 
     async def _vote(self, voter: str, ballot_id: str, choice: object, reason: str) -> Ballot | None:
         """Try once; return None when somebody else was faster."""
@@ -243,20 +251,24 @@ class Ballots:
                 self._deadlines.drop(ballot_id)
                 return seen(paper, {vote.voter: vote for vote in found.votes}, found)
             votes = box_of(record).votes
-            if self._clock.time() < paper.terms.deadline:
+            why = await self._over()
+            if why is not None:
+                closed = await self._close(paper, record, votes, ended(paper.terms, votes, why), ())
+            elif self._clock.time() < paper.terms.deadline:
                 return seen(paper, votes, None)
-            closed = await self._close_due(paper, record, votes)
+            else:
+                closed = await self._close_due(paper, record, votes)
             if closed is not None:
                 return closed
-        raise self._lost(ballot_id)
+        raise lost(f"ballot {ballot_id!r}")
 
     async def _close_due(self, paper: Paper, record: Record, votes: dict[str, Vote]) -> Ballot | None:
         try:
             guards = await self._guard(None)
         except TertuliaError:
-            if await self._engine.get(record.key) is None:
-                return None  # it was closed together with its place
-            raise
+            if await self._over() is None:
+                raise
+            return None  # the place was closed a moment ago
         decision = decide(paper.terms, votes, await self._there(paper))
         return await self._close(paper, record, votes, decision, guards)
 
@@ -338,40 +350,20 @@ class Ballots:
         return [result_of(record) for record in records]
 
     async def close_due(self) -> None:
-        """Close every ballot whose deadline has passed, and be ready to close the others at theirs."""
+        """Close every ballot whose deadline has passed, or all if the place is closed.
+
+        This handle will close the others at their deadlines.
+        """
         _, boxes = await self._engine.scan(self._keys.boxes)
+        over = bool(boxes) and await self._over() is not None
         now = self._clock.time()
         for record in boxes:
             ballot_id = record.key.removeprefix(self._keys.boxes)
             deadline = box_of(record).deadline
-            if deadline <= now:
+            if over or deadline <= now:
                 await self.get(ballot_id)
             else:
                 self._deadlines.add(ballot_id, deadline)
-
-    # --- the end of the place ---
-
-    async def endings(self, why: str) -> Commit:
-        """Return the commit that ends all open ballots as EXPIRED, and happens only if it is still all of them.
-
-        For whoever closes the place where they are, to be a part of the commit that does. Nothing is announced.
-        """
-        opened = await self._engine.get(self._keys.opened)
-        _, boxes = await self._engine.scan(self._keys.boxes)
-        checks = [
-            Check(self._keys.opened, absent=True)
-            if opened is None
-            else Check(self._keys.opened, revision=opened.revision)
-        ]
-        commit = Commit()
-        for record in boxes:
-            paper, _ = await self._load(record.key.removeprefix(self._keys.boxes))
-            votes = box_of(record).votes
-            result = result_from(paper, ended(paper.terms, votes, why), votes, closed=self._clock.time())
-            delete, put = self._keys.closing(paper, result)
-            checks.append(Check(record.key, revision=record.revision))
-            commit = replace(commit, puts=(*commit.puts, put), deletes=(*commit.deletes, delete))
-        return replace(commit, checks=tuple(checks))
 
     # --- inside ---
 
@@ -389,6 +381,3 @@ class Ballots:
         if lock is None:
             lock = self._turns[ballot_id] = asyncio.Lock()
         return lock
-
-    def _lost(self, ballot_id: str) -> ConflictError:
-        return ConflictError(f"ballot {ballot_id!r} changed {MAX_RACES:,} times in a row under this call")

@@ -21,10 +21,11 @@ from tertulia.ballots import (
     TermOptions,
 )
 from tertulia.engines.base import Check, CheckFailed, Commit, Send
-from tertulia.errors import ConflictError, InvalidNameError, InvalidTopicError, NotAMemberError
+from tertulia.errors import InvalidNameError, InvalidTopicError, NotAMemberError
 from tertulia.memory import SharedMemory
 from tertulia.messaging.outbox import ROOM_TIMEOUT
-from tertulia.patterns._workspace_life import MAX_RACES, WorkspaceLife
+from tertulia.patterns._races import MAX_RACES, lost
+from tertulia.patterns._workspace_life import WorkspaceLife
 from tertulia.patterns.presence import DEFAULT_PRESENCE, Presence
 from tertulia.patterns.vote_requests import VoteAnswers, request_votes
 from tertulia.patterns.voting import Ballots
@@ -85,6 +86,7 @@ class CollaborativeWorkspace:
             data=self._data,
             guard=self._may_act,
             present=self._presence.there,
+            over=self._over,
             topic=self.topic,
             about={"workspace": workspace_id},
         )
@@ -98,15 +100,10 @@ class CollaborativeWorkspace:
         harmless. Nothing is registered: an agent that wants messages needs a mailbox of its own.
         """
         check_name(agent_id)
-        for _ in range(MAX_RACES):
-            if create:
-                await self._life.create(agent_id)
-            await self._life.fence()
-            try:
-                return await self._presence.enter(agent_id, puts=(self._life.member_put(agent_id),))
-            except CheckFailed:
-                continue  # it was archived or removed meanwhile: look again
-        raise self._lost()
+        if create:
+            await self._life.create(agent_id)
+        await self._life.fence()
+        return await self._presence.enter(agent_id, puts=(self._life.member_put(agent_id),))
 
     async def leave(self, agent_id: str) -> None:
         """Be a participant no longer, in all processes that joined as this agent.
@@ -205,7 +202,7 @@ class CollaborativeWorkspace:
                 without_mailbox=tuple(agent for agent, one in sent.items() if not one.delivered),
                 dropped=tuple(drop for one in committed.sent for drop in one.dropped),
             )
-        raise self._lost()
+        raise lost(f"workspace {self.workspace_id!r}")
 
     def _optional(self, message: Message) -> Send:
         send = self.space.broker.outbox.send_of(message)
@@ -312,11 +309,13 @@ class CollaborativeWorkspace:
     async def archive(self, requester: str) -> bool:
         """Let nothing change any more; return whether it was open. All who were ever members can still read.
 
-        In the same commit open ballots end as EXPIRED. Anybody who has ever been a member may do this, so that one
-        survivor of a crash can.
+        Nothing is decided from then on: open ballots end as EXPIRED. Anybody who has ever been a member may do this, so
+        that one survivor of a crash can.
         """
         await self._check_was_member(requester, "archive")
-        return await self._life.archive(requester, lambda: self._ballots.endings("the workspace was archived"))
+        archived = await self._life.archive(requester)
+        await self._ballots.close_due()
+        return archived
 
     async def remove(self, requester: str) -> None:
         """Remove the workspace with everything in it, archived or not. Whoever joins next makes a new one.
@@ -332,6 +331,9 @@ class CollaborativeWorkspace:
     async def _may_act(self, agent_id: str | None = None) -> tuple[Check, ...]:
         """Return the checks under which an agent may take part in decisions, or without one anything may happen."""
         return (await self._life.fence(),) if agent_id is None else await self._guards(agent_id, "decide in")
+
+    async def _over(self) -> str | None:
+        return "the workspace was archived" if await self._life.is_archived() else None
 
     async def _close_due(self) -> None:
         await self._ballots.close_due()
@@ -367,14 +369,11 @@ class CollaborativeWorkspace:
                 return await call(self._view(guarded))
             except GuardFailed:
                 continue
-        raise self._lost()
+        raise lost(f"workspace {self.workspace_id!r}")
 
     def _view(self, engine: Any = None) -> SharedMemory:
         space = self.space
         return SharedMemory(engine or space.engine, space.clock, space.background, prefix=self._data)
-
-    def _lost(self) -> ConflictError:
-        return ConflictError(f"workspace {self.workspace_id!r} changed {MAX_RACES:,} times in a row under this call")
 
 
 def _topic_of(workspace_id: str) -> str:
