@@ -24,7 +24,9 @@ from tertulia.errors import (
 LIMIT = 20  # seconds; a bound for waits that end at once unless something is broken
 
 FACES = [
+    "Ballots",
     "CollaborationTask",
+    "CollaborativeWorkspace",
     "Delivery",
     "DeliveryTransaction",
     "HybridAgent",
@@ -605,3 +607,25 @@ def test_a_wrapped_class_of_the_library_gets_its_own_face(space: blocking.Space)
 
     assert isinstance(region, blocking.MemoryRegion)
     assert region.name == "plans"
+
+
+def test_a_workspace_is_used_and_decides_without_await(space: blocking.Space, threads: ThreadPoolExecutor):
+    workspace = blocking.CollaborativeWorkspace("report", space)
+    for agent in ("ann", "bob", "cid"):
+        assert workspace.join(agent)
+    assert workspace.set_shared_data("plan", "a", setter="ann", expected_version=0).version == 1
+    with workspace.watch("plan", getter="bob") as changes:
+        ballot = workspace.propose_change("ann", "plan", "b", reason="shorter")
+        waiting = threads.submit(workspace.wait, ballot.id)
+        assert workspace.vote("ann", ballot.id, choice=True).is_open
+        assert not workspace.vote("bob", ballot.id, "yes").is_open
+        result = waiting.result(LIMIT)
+        assert next(changes).value == "b"
+    assert result is not None
+    assert (result.outcome, result.applied) == (tertulia.Outcome.PASSED, True)
+    assert workspace.participants() == ["ann", "bob", "cid"]
+    with pytest.raises(tertulia.TertuliaError):
+        workspace.vote("cid", ballot.id, "no")
+    assert [one.id for one in workspace.history()] == [ballot.id]
+    ballots = blocking.Ballots(space, "_tertulia:test:")
+    assert ballots.open("ann", "well?", electorate=["ann"]).is_open

@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from typing import assert_type
 
 from tertulia import (
+    Ballot,
+    BallotResult,
+    Ballots,
+    BroadcastReceipt,
+    Candidate,
+    CollaborativeWorkspace,
     Delivery,
     DeliveryTransaction,
     MemoryAccessMode,
@@ -15,6 +21,8 @@ from tertulia import (
     MessagePassingAgent,
     Receipt,
     Space,
+    VoteAnswers,
+    VotingRule,
     connect,
 )
 
@@ -74,3 +82,19 @@ def handlers(space: Space) -> None:
         transaction.write("seen", message.content.title, owner="a")
 
     del plain, typed
+
+
+async def workspaces(space: Space) -> None:
+    workspace = CollaborativeWorkspace("report", space, presence_lease=10.0)
+    assert_type(await workspace.join("a"), bool)
+    assert_type(await workspace.participants(), list[str])
+    assert_type(await workspace.set_shared_data("plan", 1, setter="a", expected_version=0), MemoryEntry)
+    assert_type(await workspace.broadcast("a", "hello"), BroadcastReceipt)
+    ballot = await workspace.propose_change("a", "plan", 2, rule="majority", quorum=0.5, veto=["a"], deadline=60)
+    assert_type(ballot, Ballot)
+    assert_type(await workspace.vote("a", ballot.id, choice=True), Ballot)
+    assert_type(await workspace.wait(ballot.id, timeout=1.0), BallotResult | None)
+    assert_type(await workspace.request_votes("a", ballot.id), VoteAnswers)
+    options = ["x", Candidate(name="y", key="plan")]
+    assert_type(await workspace.open_ballot("a", "which?", options, rule=VotingRule.RANKED), Ballot)
+    assert_type(await Ballots(space, "_tertulia:x:").history(), list[Ballot])

@@ -13,11 +13,14 @@ from tertulia.blocking.faces import (
     Transaction,
 )
 from tertulia.blocking.hybrid import CollaborationTask, HybridAgent, HybridCommunicationSystem
+from tertulia.blocking.patterns import Ballots, CollaborativeWorkspace, WorkspaceWatch
 from tertulia.blocking.proxy import Stream
 from tertulia.blocking.space import Space, connect
 
 __all__ = [
+    "Ballots",
     "CollaborationTask",
+    "CollaborativeWorkspace",
     "Delivery",
     "DeliveryTransaction",
     "HybridAgent",
@@ -33,5 +36,6 @@ __all__ = [
     "Space",
     "Stream",
     "Transaction",
+    "WorkspaceWatch",
     "connect",
 ]
