@@ -18,6 +18,15 @@ LONGEST = 60  # seconds; they take less than one, so this is met by a hang only
 
 # What each example prints: each line is a regular expression for one whole line.
 EXPECTED = {
+    "five_voters.py": r"""
+        the electorate: ann, bob, cid, dan, eve
+        passed: majority \(yes 3, no 1, of 5 eligible\): yes; silent: eve
+        bob dissents: the manual is not finished
+        the version is 1\.0, written in the commit that closed the ballot
+        too late: passed
+        told: ann that 'change version' has passed, bob that .*, cid that .*, dan that 'change version' has passed
+        still there: ann, bob, cid, dan
+    """,
     "shared_memory.py": r"""
         writer reads: positive with confidence 0\.92
         writer's edit is refused: the draft is at version 2 by now
