@@ -39,13 +39,16 @@ async def run_clerk(url: str) -> Process:
         cwd=Path(__file__).parent,
         stderr=PIPE,
     )
-    assert process.stderr is not None
-    runs = 0
-    while runs < PROCESSES:
-        line = (await process.stderr.readline()).decode()
-        assert line, "it ended before it ran"
-        runs += "runs in process" in line
+    for _ in range(PROCESSES):
+        await one_more_runs(process)
     return process
+
+
+async def one_more_runs(process: Process) -> None:
+    """Wait until a process of the agent says that it runs."""
+    assert process.stderr is not None
+    while "runs in process" not in (line := (await process.stderr.readline()).decode()):
+        assert line, "it ended before"
 
 
 async def main() -> None:
@@ -60,6 +63,8 @@ async def main() -> None:
             os.kill(answer["by"], signal.SIGKILL)
             another = await client.request("clerk", {"type": "sum", "numbers": [4, 5, 6]})
             print(f"the sum is {another['sum']}, by another process: {another['by'] != answer['by']}")
+            await one_more_runs(running)
+            print("the process that was killed has been started again")
 
         running.terminate()
         await running.communicate()

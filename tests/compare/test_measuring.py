@@ -11,11 +11,13 @@ import msgspec
 import pytest
 
 from tertulia import DeliveryMode, Message, MessagePassingAgent, Space, connect
-from tertulia.compare.conclusion import conclude
-from tertulia.compare.measuring import Meter, percentile
-from tertulia.compare.results import Measured, Paradigm, Spread
-from tertulia.compare.summary import Run, summarise
-from tertulia.compare.units import bytes_text, percent_text, seconds_text, spread_text
+from tertulia.compare.conclusion import conclude, conclude_across
+from tertulia.compare.measuring import Meter
+from tertulia.compare.recordings import AgentFigures, Arrival, Recording, figures_of, percentile
+from tertulia.compare.results import Measured, Paradigm, Spread, StageResult
+from tertulia.compare.summary import summarise
+from tertulia.compare.teams import Played
+from tertulia.compare.units import bytes_text, percent_text, range_text, seconds_text
 from tertulia.errors import KeyExistsError, VersionConflictError
 
 LONGEST = 10  # seconds; nothing here takes a tenth of one
@@ -36,11 +38,15 @@ class Script:
         async with self.meter.space(await connect(self._url), name) as space:
             yield space
 
+    @property
+    def agents(self) -> dict[str, AgentFigures]:
+        return figures_of([self.meter.recording])
+
     def counts(self, agent: str) -> dict[str, int]:
-        return {kind: figures.count for kind, figures in self.meter.agents[agent].operations.items()}
+        return {kind: figures.count for kind, figures in self.agents[agent].operations.items()}
 
     def seconds(self, agent: str, kind: str) -> list[float]:
-        return list(self.meter.agents[agent].operations[kind].seconds)
+        return self.agents[agent].operations[kind].seconds
 
 
 @pytest.fixture
@@ -64,11 +70,11 @@ async def test_writes_and_reads_are_counted_with_their_bytes_and_belong_to_who_m
         assert len([entry async for entry in reader.memory.entries("*")]) == 3
 
     assert script.counts("writer") == {"write": 5}
-    assert script.meter.agents["writer"].bytes_written == 4 * SIZE
-    assert script.meter.agents["writer"].bytes_read == 0
+    assert script.agents["writer"].bytes_written == 4 * SIZE
+    assert script.agents["writer"].bytes_read == 0
     assert script.counts("reader") == {"read": 3, "list": 2}
-    assert script.meter.agents["reader"].bytes_read == (2 + 3) * SIZE, "keys alone are no bodies"
-    assert script.meter.agents["reader"].bytes_written == 0
+    assert script.agents["reader"].bytes_read == (2 + 3) * SIZE, "keys alone are no bodies"
+    assert script.agents["reader"].bytes_written == 0
 
 
 async def test_each_call_has_one_latency_and_it_is_the_time_between_its_begin_and_end(script: Script):
@@ -88,7 +94,7 @@ async def test_a_lost_race_is_counted_timed_and_called_refused_but_writes_no_byt
         with pytest.raises(VersionConflictError):
             await writer.memory.update("a", VALUE, updater="writer", expected_version=7)
 
-    figures = script.meter.agents["writer"]
+    figures = script.agents["writer"]
     assert figures.operations["write"].count == 3
     assert figures.operations["write"].refused == 2
     assert len(figures.operations["write"].seconds) == 3
@@ -110,8 +116,8 @@ async def test_a_change_that_is_waited_for_takes_from_its_commit_until_it_is_not
 
     assert script.counts("watcher") == {"watch": 1, "notice": 1}
     assert script.seconds("watcher", "notice") == [2.0], "from the begin of the write, which ends after 1"
-    assert script.meter.agents["watcher"].changes_noticed == 1
-    assert script.meter.agents["watcher"].bytes_read == SIZE
+    assert script.agents["watcher"].changes_noticed == 1
+    assert script.agents["watcher"].bytes_read == SIZE
 
 
 async def test_a_change_that_lies_there_takes_from_when_it_is_asked_for(script: Script):
@@ -128,8 +134,8 @@ async def test_a_change_that_lies_there_takes_from_when_it_is_asked_for(script: 
         await anext(changes)
 
     assert script.seconds("watcher", "notice") == [1.0, 1.0]
-    assert script.meter.agents["watcher"].changes_noticed == 2
-    assert script.meter.agents["watcher"].bytes_read == SIZE, "a delete carries no value"
+    assert script.agents["watcher"].changes_noticed == 2
+    assert script.agents["watcher"].bytes_read == SIZE, "a delete carries no value"
 
 
 # --- Messages ------------------------------------------------------------------------------------
@@ -146,11 +152,11 @@ async def test_sent_received_and_acknowledged_messages_are_counted_with_their_by
             await delivery.acknowledge()
         assert await receiver.broker.receive("receiver", timeout=0) is None
 
-    written = script.meter.agents["sender"].bytes_written
+    written = script.agents["sender"].bytes_written
     assert script.counts("sender") == {"send": 3}
     assert script.counts("receiver") == {"set up": 2, "receive": 4, "acknowledge": 3}
-    assert script.meter.agents["receiver"].messages_received == 3
-    assert script.meter.agents["receiver"].bytes_read == written > 3 * SIZE
+    assert script.agents["receiver"].messages_received == 3
+    assert script.agents["receiver"].bytes_read == written > 3 * SIZE
     assert len(script.seconds("receiver", "receive")) == 3, "what did not come has no latency"
 
 
@@ -180,8 +186,8 @@ async def test_a_published_message_is_written_once_and_read_by_each_subscriber(s
         for name, space in (("first", first), ("second", second)):
             assert await space.broker.receive(name, timeout=LONGEST) is not None
 
-    written = script.meter.agents["sender"].bytes_written
-    assert script.meter.agents["first"].bytes_read == script.meter.agents["second"].bytes_read == written
+    written = script.agents["sender"].bytes_written
+    assert script.agents["first"].bytes_read == script.agents["second"].bytes_read == written
     assert script.counts("first") == {"set up": 3, "receive": 1}
 
 
@@ -195,8 +201,8 @@ async def test_a_request_is_a_send_a_receive_one_commit_and_a_reply(script: Scri
     assert script.counts("client") == {"send": 1, "receive reply": 1}
     counts = script.counts("server")
     assert (counts["receive"], counts["send + acknowledge"]) == (1, 1)
-    assert script.meter.agents["client"].bytes_read == script.meter.agents["server"].bytes_written
-    assert script.meter.agents["server"].bytes_read == script.meter.agents["client"].bytes_written
+    assert script.agents["client"].bytes_read == script.agents["server"].bytes_written
+    assert script.agents["server"].bytes_read == script.agents["client"].bytes_written
     assert len(script.seconds("client", "receive reply")) == 1
 
 
@@ -218,8 +224,8 @@ async def test_a_message_that_is_handed_over_at_most_once_is_counted_like_any_ot
         assert await receiver.broker.receive("receiver", timeout=LONGEST) is not None
 
     assert script.counts("sender") == {"send": 1}
-    assert script.meter.agents["receiver"].messages_received == 1
-    assert script.meter.agents["receiver"].bytes_read == script.meter.agents["sender"].bytes_written
+    assert script.agents["receiver"].messages_received == 1
+    assert script.agents["receiver"].bytes_read == script.agents["sender"].bytes_written
 
 
 async def test_a_call_that_is_cancelled_under_way_is_no_operation(script: Script, monkeypatch: pytest.MonkeyPatch):
@@ -248,24 +254,74 @@ async def test_a_cancelled_wait_is_no_operation(script: Script):
     assert script.counts("receiver") == {"set up": 2}
 
 
+# --- Several processes ---------------------------------------------------------------------------
+
+
+def test_what_one_process_sent_and_another_got_is_put_together_whatever_comes_first():
+    sender = Recording(sent={"m1": 1.0, "m2": 5.0}, commits=[(7, 10.0), (4, 8.0)])
+    receiver = Recording(
+        agents={"ana": AgentFigures()},
+        arrivals=[
+            Arrival("ana", "receive", 3.5, 2.0, ("m1",)),
+            Arrival("ana", "receive", 5.5, 4.0, ("m2", "unknown")),
+            Arrival("ana", "receive", 9.0, 8.0, ("unknown",)),
+            Arrival("ana", "receive reply", 6.0, None, ("m2",)),
+            Arrival("ana", "notice", 9.0, 0.0, revision=3),
+            Arrival("ana", "notice", 11.0, 0.0, revision=5),
+            Arrival("ana", "notice", 11.0, 0.0, revision=8),
+        ],
+    )
+    for _ in range(3):
+        receiver.agents["ana"].done("receive", None)
+        receiver.agents["ana"].done("notice", None)
+    receiver.agents["ana"].done("receive reply", None)
+
+    figures = figures_of([receiver, sender])
+    assert figures.keys() == {"ana"}
+    assert figures["ana"].operations["receive"].seconds == [1.5, 0.5], "from when both were ready; unknown has none"
+    assert figures["ana"].operations["receive reply"].seconds == [1.0]
+    assert figures["ana"].operations["notice"].seconds == [1.0, 1.0], "each from the begin of the commit it was part of"
+    assert figures["ana"].operations["notice"].count == 3
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(receiver), type=Recording) == receiver, "it can be handed over"
+
+
+async def test_a_commit_that_changes_no_key_is_not_taken_for_the_one_that_made_the_revision(script: Script):
+    async with script.agent("writer") as writer, script.agent("sender") as sender:
+        await writer.broker.register_agent("ana")
+        entry = await writer.memory.write("a", VALUE, owner="writer")
+        async with sender.transaction() as transaction:
+            transaction.send(Message(sender="sender", receiver="ana", content=1))
+            transaction.send(Message(sender="sender", receiver="ana", content=2))
+        await sender.memory.delete("absent", requester="sender")
+
+    assert [revision for revision, _ in script.meter.recording.commits] == [entry.revision]
+
+
 # --- Sums ----------------------------------------------------------------------------------------
 
 
-def a_run(seconds: float, *, reads: int, size: int = 10) -> Run:
+def a_run(seconds: float, *, reads: int, size: int = 10, cpu: float = 0.0) -> Played:
     meter = Meter()
     for agent in ("scout", "reader 1", "reader 2"):
+        figures = meter.figures(agent)
         for number in range(reads):
-            meter.agents[agent].done("read", (number + 1) / 1000)
-        meter.agents[agent].bytes_read = reads * size
-    meter.agents["scout"].done("write", 0.001, refused=True)
-    return Run("report", seconds, meter)
+            figures.done("read", (number + 1) / 1000)
+        figures.bytes_read = reads * size
+    meter.figures("scout").done("write", 0.001, refused=True)
+    return Played(result="report", seconds=seconds, cpu=cpu, recordings=(meter.recording,))
+
+
+TEAM = ("scout", "reader 1", "reader 2", "critic")
 
 
 def test_counts_are_those_of_the_middle_run_and_latencies_are_of_all_runs_together():
-    measured = summarise([a_run(2.0, reads=10), a_run(4.0, reads=30), a_run(3.0, reads=20)])
+    measured = summarise(
+        [a_run(2.0, reads=10, cpu=5.0), a_run(4.0, reads=30, cpu=7.0), a_run(3.0, reads=20, cpu=6.0)], TEAM
+    )
 
     assert measured.wall.median == 3.0
     assert measured.wall.runs == (2.0, 4.0, 3.0)
+    assert measured.cpu.median == 6.0
     assert measured.operations == 61
     assert measured.throughput == pytest.approx(61 / 3)
     assert measured.bytes_read == 600
@@ -278,11 +334,12 @@ def test_counts_are_those_of_the_middle_run_and_latencies_are_of_all_runs_togeth
 
 
 def test_agents_of_one_role_are_summed_up():
-    roles = {role.role: role for role in summarise([a_run(1.0, reads=5)]).roles}
+    roles = {role.role: role for role in summarise([a_run(1.0, reads=5)], TEAM).roles}
 
     assert (roles["reader"].agents, roles["reader"].bytes_read, roles["reader"].operations) == (2, 100, 10)
     assert (roles["scout"].agents, roles["scout"].bytes_read, roles["scout"].operations) == (1, 50, 6)
     assert (roles["critic"].agents, roles["critic"].bytes_read) == (0, 0)
+    assert list(roles) == ["scout", "reader", "critic", "office"], "in the team's order, who sets up last"
 
 
 @pytest.mark.parametrize(
@@ -325,7 +382,7 @@ def test_the_spread_of_one_run_is_that_run_and_of_several_the_quartiles():
         (lambda: seconds_text(0.000_95), "950 µs"),
         (lambda: seconds_text(4.7e-7), "470 ns"),
         (lambda: seconds_text(0.0), "0.00 ns"),
-        (lambda: spread_text(0.0629, 0.0492, 1.5), "62.9 ms (49.2 to 1,500)"),
+        (lambda: range_text(0.0629, 0.0492, 1.5), "49.2 to 1,500 ms"),
         (lambda: bytes_text(0), "0 B"),
         (lambda: bytes_text(999), "999 B"),
         (lambda: bytes_text(999.9), "1.00 kB"),
@@ -345,6 +402,7 @@ def paradigm(name: str, job: list[float], alone: list[float]) -> Paradigm:
     def measured(runs: list[float]) -> Measured:
         return Measured(
             wall=Spread.of(runs),
+            cpu=Spread.of(runs),
             throughput=0.0,
             operations=0,
             messages_received=0,
@@ -395,3 +453,25 @@ def test_a_difference_that_communication_does_not_explain_is_not_credited_to_the
         "through shared memory the job is done 2.00 times as fast, but that is more than communication explains" in said
     )
     assert "do not rely on it" in said
+
+
+def stage(engine: str, agents: str, factor: float, runs: int = 3) -> StageResult:
+    memory = paradigm("memory", [1.0 * factor] * runs, [0.1 * factor] * 9)
+    messages = paradigm("messages", [2.0 * factor] * runs, [0.4 * factor * factor] * 9)
+    return StageResult(engine=engine, agents=agents, paradigms=(memory, messages), conclusion="")
+
+
+def test_stages_are_set_beside_the_first_one():
+    stages = [stage("memory", "tasks", 1.0), stage("file", "processes", 0.5), stage("file", "tasks", 3.0)]
+
+    assert conclude_across(stages) == (
+        "Beside tasks on memory, processes on file take 0.5 times (memory) and 0.25 times (messages) as long for "
+        "communication alone, and 0.5 times (memory) and 0.5 times (messages) as long for the whole job. "
+        "Beside tasks on memory, tasks on file take 3 times (memory) and 9 times (messages) as long for "
+        "communication alone, and 3 times (memory) and 3 times (messages) as long for the whole job."
+    )
+    assert conclude_across(stages[:1]) == ""
+
+
+def test_two_runs_say_nothing_about_the_whole_job_on_another_stage():
+    assert "the whole job" not in conclude_across([stage("memory", "tasks", 1.0, 2), stage("file", "tasks", 2.0, 2)])

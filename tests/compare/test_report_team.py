@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from tertulia import Space, connect
+from tertulia.compare.as_tasks import run_roles
 from tertulia.compare.report_team import by_memory, by_messages
 from tertulia.compare.report_team.criticism import criticise
 from tertulia.compare.report_team.facts import FileFacts
 from tertulia.compare.report_team.input_errors import FileUnreadableError, FolderMissingError
-from tertulia.compare.report_team.job import SKILLS, Job, Skills, run_roles
+from tertulia.compare.report_team.job import SKILLS, Job, Skills
 from tertulia.compare.report_team.reading import read_file
 from tertulia.compare.report_team.scouting import list_files
 from tertulia.compare.report_team.writing import write_report
@@ -57,9 +58,20 @@ def space_for(name: str, clock: ManualClock | None = None) -> Callable[[str], Ab
     return lambda _agent: connect(f"memory:{name}", **options)
 
 
+async def run(
+    paradigm: ModuleType,
+    open_space: Callable[[str], AbstractAsyncContextManager[Space]],
+    job: Job,
+    skills: Skills = SKILLS,
+) -> str:
+    prepare = partial(paradigm.prepare, job=job)
+    finished = await run_roles(open_space, paradigm.roles(job, skills), prepare=prepare, patience=job.patience)
+    return finished.results["scout"]
+
+
 async def report_of(paradigm: ModuleType, job: Job, skills: Skills = SKILLS) -> str:
     async with asyncio.timeout(LONGEST):
-        return await paradigm.run(space_for("team"), job, skills)
+        return await run(paradigm, space_for("team"), job, skills)
 
 
 def report_without_a_team(folder: Path) -> str:
@@ -113,8 +125,8 @@ async def test_two_teams_in_one_space_do_not_meet(paradigm: ModuleType, folder: 
 
     async with asyncio.timeout(LONGEST):
         reports = await asyncio.gather(
-            paradigm.run(space_for("shared"), Job.on_folder(folder, id="first")),
-            paradigm.run(space_for("shared"), Job.on_folder(other, id="second")),
+            run(paradigm, space_for("shared"), Job.on_folder(folder, id="first")),
+            run(paradigm, space_for("shared"), Job.on_folder(other, id="second")),
         )
 
     assert reports == [report_without_a_team(folder), report_without_a_team(other)]
@@ -153,7 +165,7 @@ async def test_through_memory_the_file_of_a_dead_reader_is_read_when_its_claim_e
     clock, stuck = ManualClock(), Stuck()
     job = Job.on_folder(folder, readers=2)
     open_space = space_for("dying", clock)
-    run = asyncio.create_task(by_memory.run(open_space, job, stuck.skills))
+    running = asyncio.create_task(run(by_memory, open_space, job, stuck.skills))
     path = await asyncio.wait_for(stuck.path, LONGEST)
     async with open_space("observer") as observer:
         claim = await observer.memory.read_with_metadata(job.key("claim", path), reader="observer")
@@ -164,7 +176,7 @@ async def test_through_memory_the_file_of_a_dead_reader_is_read_when_its_claim_e
         await clock.advance(job.lease - 1)
         assert path not in stuck.read, "the claim still holds"
         await clock.advance(2)
-        report = await asyncio.wait_for(run, LONGEST)
+        report = await asyncio.wait_for(running, LONGEST)
 
     assert report == report_without_a_team(folder)
     assert stuck.read.count(path) == 1
@@ -184,11 +196,11 @@ async def all_read_but(
 
 async def test_through_messages_the_file_of_a_dead_reader_goes_to_another_at_once(folder: Path):
     stuck = Stuck()
-    run = asyncio.create_task(by_messages.run(space_for("dying"), Job.on_folder(folder, readers=2), stuck.skills))
+    running = asyncio.create_task(run(by_messages, space_for("dying"), Job.on_folder(folder, readers=2), stuck.skills))
     path = await asyncio.wait_for(stuck.path, LONGEST)
 
     task_named("reader 1").cancel()
-    report = await asyncio.wait_for(run, LONGEST)
+    report = await asyncio.wait_for(running, LONGEST)
 
     assert report == report_without_a_team(folder)
     assert stuck.read.count(path) == 1
@@ -201,7 +213,7 @@ async def test_through_messages_the_file_of_a_reader_that_vanished_goes_to_anoth
     async with open_space("office") as office, open_space("vanished reader") as vanished:
         await by_messages.prepare(office, job)
         scout = partial(by_messages.scout, job=job, skills=at_once())
-        run = asyncio.create_task(run_roles(open_space, job, {"scout": scout}))
+        running = asyncio.create_task(run_roles(open_space, {"scout": scout}, patience=job.patience))
         taken = await vanished.broker.receive(job.agent("reader"), timeout=LONGEST, lease=job.lease)
         assert taken is not None, "the scout hands out work"
         others = {
@@ -209,13 +221,13 @@ async def test_through_messages_the_file_of_a_reader_that_vanished_goes_to_anoth
             "critic": partial(by_messages.critic, job=job, skills=at_once()),
             "writer": partial(by_messages.writer, job=job, skills=at_once()),
         }
-        rest = asyncio.create_task(run_roles(open_space, job, others))
+        rest = asyncio.create_task(run_roles(open_space, others, patience=job.patience))
 
         await clock.advance(job.lease - 1)
-        assert not run.done(), "a file is missing"
+        assert not running.done(), "a file is missing"
         await clock.advance(2)
-        report = (await asyncio.wait_for(run, LONGEST))["scout"]
-        results = await asyncio.wait_for(rest, LONGEST)
+        report = (await asyncio.wait_for(running, LONGEST)).results["scout"]
+        results = (await asyncio.wait_for(rest, LONGEST)).results
 
     assert report == report_without_a_team(folder)
     assert results["reader 1"] == len(FILES)
@@ -248,7 +260,7 @@ async def test_through_messages_the_file_of_a_frozen_reader_goes_to_another_when
         async with connect("memory:frozen", clock=clock) as spaces[agent]:
             yield spaces[agent]
 
-    run = asyncio.create_task(by_messages.run(open_space, job, stuck.skills))
+    running = asyncio.create_task(run(by_messages, open_space, job, stuck.skills))
     path = await asyncio.wait_for(stuck.path, LONGEST)
     await clock.advance(3 * job.lease)
     assert path not in stuck.read, "a reader that is slow but alive keeps its file"
@@ -257,7 +269,7 @@ async def test_through_messages_the_file_of_a_frozen_reader_goes_to_another_when
     await clock.advance(job.lease + 1)
     assert path in stuck.read
     task_named("reader 1").cancel()
-    assert await asyncio.wait_for(run, LONGEST) == report_without_a_team(folder)
+    assert await asyncio.wait_for(running, LONGEST) == report_without_a_team(folder)
 
 
 async def test_through_memory_whoever_finishes_first_hands_in_though_the_claim_is_lost(tmp_path: Path):
@@ -273,7 +285,7 @@ async def test_through_memory_whoever_finishes_first_hands_in_though_the_claim_i
         return read_file(folder, path)
 
     open_space = space_for("slow", clock)
-    run = asyncio.create_task(by_memory.run(open_space, job, replace(at_once(), read_file=read_when_told)))
+    running = asyncio.create_task(run(by_memory, open_space, job, replace(at_once(), read_file=read_when_told)))
     await clock.advance(job.lease - 1)
     assert len(begun) == 1, "the claim holds"
     await clock.advance(2)
@@ -285,7 +297,7 @@ async def test_through_memory_whoever_finishes_first_hands_in_though_the_claim_i
         report = await observer.memory.read(job.key("report"), reader="observer")
         assert report == report_without_a_team(folder), "the slow reader was the first to finish"
         may_finish[1].set()
-        assert await asyncio.wait_for(run, LONGEST) == report
+        assert await asyncio.wait_for(running, LONGEST) == report
         facts = await observer.memory.read_with_metadata(job.key("facts", "one.md"), reader="observer")
 
     assert facts is not None
@@ -330,7 +342,7 @@ async def test_after_an_error_nobody_of_the_team_goes_on(paradigm: ModuleType, f
     assert asyncio.all_tasks() == before
 
 
-async def test_the_first_error_is_raised_even_if_its_agent_is_cancelled_while_it_leaves(folder: Path):
+async def test_the_first_error_is_raised_even_if_its_agent_is_cancelled_while_it_leaves():
     leaving = asyncio.Event()
 
     @asynccontextmanager
@@ -351,7 +363,7 @@ async def test_the_first_error_is_raised_even_if_its_agent_is_cancelled_while_it
         raise RemoteError("writer", "OSError", "the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        await run_roles(open_space, Job.on_folder(folder), {"scout": ask, "writer": write})
+        await run_roles(open_space, {"scout": ask, "writer": write}, patience=LONGEST)
 
 
 @BOTH

@@ -72,6 +72,7 @@ EXPECTED = {
     "two_processes.py": r"""
         the sum is 6
         the sum is 15, by another process: True
+        the process that was killed has been started again
         all stopped, exit code 0
     """,
 }

@@ -87,3 +87,16 @@ def alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except (ProcessLookupError, FileNotFoundError):
         return not Path("/proc").is_dir() and not isinstance(sys.exception(), ProcessLookupError)
+
+
+def children(pid: int) -> set[int]:
+    """Return the processes that a process has started and that have not ended."""
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+        if fields[0] != "Z" and int(fields[1]) == pid:
+            found.add(int(stat.parent.name))
+    return found

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tertulia import MessagePassingAgent, Space, connect
-from tests.processes.running import LONGEST, Command, alive, gone, running
+from tests.processes.running import LONGEST, Command, alive, children, gone, running
 
 MODULE = '''
 import asyncio, os, sys, time
@@ -287,6 +287,16 @@ async def test_what_cannot_be_cancelled_ends_all_the_same_and_is_not_called_a_su
     assert "ana | it has not stopped within 2 s, so it ends as it is" in "\n".join(command.said)
     assert not alive(pid)
     assert await states(space) == [("block", "leased", 0)], "it comes back when its lease runs out"
+
+
+async def test_what_is_stopped_while_it_starts_stops(tmp_path: Path, url: str):
+    async with running(tmp_path, "team:team", "--url", url, "--processes", "2") as command:
+        async with asyncio.timeout(LONGEST):
+            while not (starting := children(command.process.pid)):  # noqa: ASYNC110 - nobody tells of a start
+                await asyncio.sleep(0.005)
+        command.send(signal.SIGTERM)
+        assert await command.ended() == 0
+    assert not any(map(alive, starting))
 
 
 async def test_a_third_signal_kills(tmp_path: Path, url: str, space: Space, tester: MessagePassingAgent):

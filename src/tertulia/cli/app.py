@@ -24,8 +24,9 @@ INTERRUPTED = 130  # what shells call a command that was stopped by Ctrl-C: 128 
 COMPARE_HELP = """Measure shared memory against messages on this machine.
 
 A team of agents (a scout, readers, a critic and a writer) analyses a folder of text and writes a report on it: \
-once through shared memory, once through messages. Both reports must be equal, byte for byte. Tables show what \
-each way costs: time, latency, throughput, operations and bytes.
+once through shared memory, once through messages, with the agents as tasks of one process and with each in a \
+process of its own. All reports must be equal, byte for byte. Tables show what each way costs: time, latency, \
+throughput, operations and bytes.
 """
 
 app = typer.Typer(
@@ -42,6 +43,14 @@ class EngineName(StrEnum):
     """The engines that a comparison can run on."""
 
     memory = "memory"
+    file = "file"
+
+
+class AgentsAsName(StrEnum):
+    """What each agent of a comparison can be."""
+
+    tasks = "tasks"
+    processes = "processes"
 
 
 def main() -> None:
@@ -80,8 +89,20 @@ def compare(
         "build/tertulia"
     ),
     readers: Annotated[int, typer.Option(min=1, max=64, help="How many agents read files at once.")] = 3,
-    repeat: Annotated[int, typer.Option(min=1, max=100, help="How many measured runs of each paradigm.")] = 5,
-    engine: Annotated[EngineName, typer.Option(help="What keeps the space that the agents share.")] = EngineName.memory,
+    repeat: Annotated[int, typer.Option(min=1, max=100, help="How many measured runs each way.")] = 3,
+    engine: Annotated[
+        list[EngineName] | None,
+        typer.Option(
+            help="What keeps the space that the agents share; may be given again. Default: all.", show_default=False
+        ),
+    ] = None,
+    agents: Annotated[
+        list[AgentsAsName] | None,
+        typer.Option(
+            help="What each agent is; may be given again. Default: processes where the engine allows it.",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Write all figures as JSON to this file too; - for standard output alone."),
@@ -97,7 +118,8 @@ def compare(
             output=output,
             readers=readers,
             repeat=repeat,
-            engine=engine.value,
+            engines=tuple(one.value for one in engine or EngineName),
+            agents=tuple(one.value for one in agents or ()),
             json=json,
             quiet=quiet,
         )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -15,17 +18,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tertulia import TertuliaError
+from tertulia.compare.as_processes import AgentDiedError, AgentFailedError
 from tertulia.compare.report_team.facts import FileListing
 from tertulia.compare.report_team.input_errors import InputFolderError
 from tertulia.compare.results import Comparison
 from tertulia.compare.runner import FolderChangedError, Outcome, ReportsDifferError, Settings, compare
+from tertulia.compare.stages import AgentsAs, Stage, StageError, stages_of
 from tertulia.compare.table import PLAIN_WIDTH, TITLES, print_comparison
 from tertulia.compare.units import bytes_text, seconds_text
 
 __all__ = ["Options", "run"]
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 STANDARD_OUTPUT = "-"
+FAILURES = (
+    *(ReportsDifferError, FolderChangedError, AgentFailedError, AgentDiedError),
+    *(TertuliaError, TimeoutError, OSError),
+)
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -35,7 +44,8 @@ class Options(Struct, frozen=True, kw_only=True):
     output: Path
     readers: int
     repeat: int
-    engine: str
+    engines: tuple[str, ...]
+    agents: tuple[str, ...]
     json: str | None
     quiet: bool
 
@@ -50,22 +60,44 @@ def run(options: Options) -> int:
     try:
         _prepare(options)
         with _Shown(quiet=options.quiet) as shown:
-            settings = Settings(
-                folder=options.folder, readers=options.readers, repeat=options.repeat, engine=options.engine
-            )
-            outcome = asyncio.run(compare(settings, shown))
+            outcome = asyncio.run(_compare(options, shown))
         _publish(options, outcome)
-    except (InputFolderError, UsageError) as error:
+    except (InputFolderError, StageError, UsageError) as error:
         return _complain(BAD_INPUT, str(error))
-    except ReportsDifferError as error:
-        return _complain(FAILED, f"{error}; see {_write_all(options.output, error.reports)}")
-    except FolderChangedError as error:
-        return _complain(FAILED, f"{error}; run it again when nobody writes there")
-    except (TertuliaError, TimeoutError, OSError) as error:
-        return _complain(FAILED, f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        return _complain(INTERRUPTED, "stopped; nothing was written")
+    except FAILURES as error:
+        return _complain(FAILED, _explained(error, options))
+    except (KeyboardInterrupt, asyncio.CancelledError) as stop:
+        return _complain(
+            INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED, "stopped; nothing was written"
+        )
     return DONE
+
+
+def _explained(error: Exception, options: Options) -> str:
+    """Return what to say of a failure; an agent's traceback, which was in another process, is shown here."""
+    match error:
+        case ReportsDifferError():
+            return f"{error}; see {_write_all(options.output, error.reports)}"
+        case FolderChangedError():
+            return f"{error}; run it again when nobody writes there"
+        case AgentFailedError():
+            sys.stderr.write(error.traceback)
+            return str(error)
+        case AgentDiedError():
+            return str(error)
+        case _:
+            return f"{type(error).__name__}: {error}"
+
+
+async def _compare(options: Options, shown: _Shown) -> Outcome:
+    """Compare; SIGTERM stops it as Ctrl-C does, so that it leaves neither files nor processes."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - asyncio.run made one
+    with suppress(NotImplementedError):  # Windows has no such signal
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    stages = await stages_of(options.engines, tuple(map(AgentsAs, options.agents)))
+    settings = Settings(folder=options.folder, readers=options.readers, repeat=options.repeat, stages=stages)
+    return await compare(settings, shown)
 
 
 def _complain(code: int, problem: str) -> int:
@@ -129,7 +161,7 @@ def _write_all(output: Path, reports: dict[str, str]) -> str:
     """Write reports that should be equal, for the user to compare."""
     names: list[str] = []
     for name, report in reports.items():
-        path = output / f"report-by-{name}.md"
+        path = output / f"report-by-{re.sub('[^a-z0-9]+', '-', name).strip('-')}.md"
         path.write_text(report, encoding="utf-8", newline="\n")
         names.append(str(path))
     return " and ".join(names)
@@ -143,8 +175,6 @@ class _Shown:
 
     def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
         self._console = Console(file=stream, stderr=stream is None, quiet=quiet, soft_wrap=True)
-        self._files = 0
-        self._repeat = 0
         self._title = ""
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -159,7 +189,6 @@ class _Shown:
             self._bar.stop()
 
     def begin(self, listing: FileListing, runs: int) -> None:
-        self._repeat = (runs - 1) // len(TITLES)
         size = bytes_text(sum(file.size for file in listing.files))
         self._say(f"reading {len(listing.files):,} files ({size}), {runs} times")
         if self._console.is_terminal:
@@ -168,8 +197,11 @@ class _Shown:
             self._task = self._bar.add_task("", total=len(listing.files) * runs)
             self._bar.start()
 
-    def run(self, paradigm: str, number: int) -> None:
-        self._title = f"{TITLES[paradigm]}, run {number} of {self._repeat}" if number else "warm-up"
+    def run(self, stage: Stage | None, paradigm: str, number: int) -> None:
+        if stage is None:
+            self._title = "rehearsal, without a team"
+        else:
+            self._title = f"{stage}: " + (f"{TITLES[paradigm]}, run {number}" if number else "warm-up")
         if self._bar is not None:
             self._bar.update(self._task, description=self._title)
 
@@ -180,6 +212,9 @@ class _Shown:
     def run_done(self, seconds: float) -> None:
         if self._bar is None:
             self._say(f"{self._title}: {seconds_text(seconds)}")
+
+    def said(self, agent: str, line: str) -> None:
+        self._say(f"{agent} | {line}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, style="dim", highlight=False, markup=False)

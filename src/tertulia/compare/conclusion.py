@@ -1,11 +1,13 @@
-"""What the figures say, in one sentence, and no more than they say."""
+"""What the figures say, in a sentence for each stage and one about them all, and no more than they say."""
 
 from __future__ import annotations
 
-from tertulia.compare.results import Paradigm
+from collections.abc import Callable, Sequence
+
+from tertulia.compare.results import Measured, Paradigm, StageResult
 from tertulia.compare.units import bytes_text, percent_text, seconds_text
 
-__all__ = ["conclude"]
+__all__ = ["conclude", "conclude_across"]
 
 NOISE = 3.0  # a difference so many times as large as communication alone explains is the machine's, not the paradigm's
 
@@ -15,6 +17,28 @@ MIN_RUNS = 3  # with fewer there is no spread to compare a difference with
 def conclude(memory: Paradigm, messages: Paradigm) -> str:
     """Return what the figures of one workload say about the choice."""
     return f"On this workload {_about_the_job(memory, messages)}; {_about_communication(memory, messages)}."
+
+
+def conclude_across(stages: Sequence[StageResult]) -> str:
+    """Return what several stages say beside the first one; empty when there is no other."""
+    return " ".join(_beside(stages[0], other) for other in stages[1:])
+
+
+def _beside(first: StageResult, other: StageResult) -> str:
+    """Say how long another stage takes, in times of the first one."""
+    alone = _ratios(first, other, lambda paradigm: paradigm.alone)
+    which = f"Beside {first.agents} on {first.engine}, {other.agents} on {other.engine}"
+    said = f"{which} take {alone} for communication alone"
+    if len(first.paradigms[0].job.wall.runs) < MIN_RUNS:
+        return f"{said}."
+    return f"{said}, and {_ratios(first, other, lambda paradigm: paradigm.job)} for the whole job."
+
+
+def _ratios(first: StageResult, other: StageResult, sort: Callable[[Paradigm], Measured]) -> str:
+    """Return the ratios of the wall times, one for each paradigm."""
+    pairs = zip(other.paradigms, first.paradigms, strict=True)
+    ratios = [f"{sort(one).wall.median / sort(than).wall.median:.2g} times ({one.name})" for one, than in pairs]
+    return f"{' and '.join(ratios)} as long"
 
 
 def _about_the_job(memory: Paradigm, messages: Paradigm) -> str:

@@ -16,14 +16,11 @@ Bytes are those of encoded values and messages: written, as given to the engine;
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Self
 
+from tertulia.compare.recordings import AgentFigures, Arrival, Recording
 from tertulia.engines.base import (
     DEFAULT_LEASE,
     Change,
@@ -45,7 +42,7 @@ from tertulia.engines.base import (
 from tertulia.records import AgentInfo, ChangeKind, Finding
 from tertulia.space import Space
 
-__all__ = ["AgentFigures", "Meter", "MeteredEngine", "OperationFigures", "percentile"]
+__all__ = ["KINDS", "Meter", "MeteredEngine"]
 
 READ, LIST, WRITE, WATCH, NOTICE = "read", "list", "write", "watch", "notice"
 SEND, RECEIVE, ACKNOWLEDGE, REPLY = "send", "receive", "acknowledge", "receive reply"
@@ -53,70 +50,40 @@ LEASE, SET_UP = "lease", "set up"
 KINDS = (READ, LIST, WRITE, WATCH, NOTICE, SEND, RECEIVE, ACKNOWLEDGE, REPLY, LEASE, SET_UP)
 
 
-@dataclass(slots=True)
-class OperationFigures:
-    """One kind of operation of one agent. `refused` of the `count` raised; `seconds` has a latency for each timed."""
-
-    count: int = 0
-    refused: int = 0
-    seconds: array[float] = field(default_factory=lambda: array("d"))
-
-
-@dataclass(slots=True)
-class AgentFigures:
-    """What one agent asked of the engine."""
-
-    operations: defaultdict[str, OperationFigures] = field(default_factory=lambda: defaultdict(OperationFigures))
-    bytes_written: int = 0
-    bytes_read: int = 0
-    messages_received: int = 0
-    changes_noticed: int = 0
-
-    def done(self, kind: str, seconds: float | None, *, refused: bool = False) -> None:
-        """Count an operation, with its latency if it has one."""
-        figures = self.operations[kind]
-        figures.count += 1
-        figures.refused += refused
-        if seconds is not None:
-            figures.seconds.append(seconds)
-
-
 class Meter:
-    """Measures all agents of one run: `meter.space(space, agent)` for each of their handles.
+    """Measures the agents of one run that are in this process: `meter.space(space, agent)` for each of their handles.
 
-    It remembers when each message and each revision was sent: a few dozen bytes an operation, for as long as the
-    run lasts.
+    What it measures is in `recording`; see `recordings` for what comes of it.
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
-        self.agents: defaultdict[str, AgentFigures] = defaultdict(AgentFigures)
+        self.recording = Recording()
         self.clock = clock
-        self._sent: dict[str, float] = {}
-        self._revisions: list[int] = []
-        self._began: list[float] = []
+
+    @property
+    def agents(self) -> dict[str, AgentFigures]:
+        """What was counted for each agent; latencies of what arrived are not in it, see `recordings.figures_of`."""
+        return self.recording.agents
 
     def space(self, space: Space, agent: str) -> Space:
         """Return a handle that does what this one does, and is measured; closing it closes the other."""
         return Space(space.url, MeteredEngine(space.engine, self, agent), space.clock)
 
+    def figures(self, agent: str) -> AgentFigures:
+        """Return the figures of an agent, to be added to."""
+        return self.recording.agents.setdefault(agent, AgentFigures())
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Write down that something arrived."""
+        self.recording.arrivals.append(arrival)
+
     def sending(self, message_id: str, began: float) -> None:
-        """Remember when sending a message began."""
-        self._sent[message_id] = began
+        """Write down when sending a message began; of several tries the last one counts."""
+        self.recording.sent[message_id] = began
 
     def committed(self, revision: int, began: float) -> None:
-        """Remember when the commit began that led to a revision."""
-        if not self._revisions or revision > self._revisions[-1]:
-            self._revisions.append(revision)
-            self._began.append(began)
-
-    def sent_at(self, message_id: str) -> float | None:
-        """Return when sending the message began, if it was measured."""
-        return self._sent.get(message_id)
-
-    def committed_at(self, revision: int) -> float | None:
-        """Return when the commit began that made the change of this revision, if it was measured."""
-        place = bisect_left(self._revisions, revision)
-        return self._began[place] if place < len(self._began) else None
+        """Write down when the commit began whose changes have revisions up to this one."""
+        self.recording.commits.append((revision, began))
 
 
 class MeteredEngine(Engine):
@@ -127,7 +94,8 @@ class MeteredEngine(Engine):
         self._engine = engine
         self._meter = meter
         self._clock = meter.clock
-        self._figures = meter.agents[agent]
+        self._agent = agent
+        self._figures = meter.figures(agent)
 
     def _timed(self, kind: str) -> _Timed:
         return _Timed(self._clock, self._figures, kind)
@@ -164,7 +132,8 @@ class MeteredEngine(Engine):
             for send in commit.sends:
                 self._meter.sending(send.message_id, timed.began)
             committed = await self._engine.commit(commit)
-        self._meter.committed(committed.revision, timed.began)
+        if commit.puts or any(committed.deleted):  # else the revision is another commit's
+            self._meter.committed(committed.revision, timed.began)
         self._figures.bytes_written += sum(len(part.body) for part in (*commit.puts, *commit.sends))
         return committed
 
@@ -193,7 +162,7 @@ class MeteredEngine(Engine):
         """See Engine."""
         with self._timed(WATCH):
             stream = await self._engine.watch(pattern, after=after)
-        return _MeteredStream(stream, self._meter, self._figures)
+        return _MeteredStream(stream, self._meter, self._agent)
 
     # --- messages ---
 
@@ -204,8 +173,10 @@ class MeteredEngine(Engine):
         asked = self._clock()
         claimed = await self._engine.claim(mailbox, limit=limit, lease=lease, wait=wait)
         now = self._clock()
-        known = [sent for one in claimed if (sent := self._meter.sent_at(one.message_id)) is not None]
-        self._figures.done(RECEIVE, now - max(asked, *known) if known else None)
+        self._figures.done(RECEIVE, None)
+        if claimed:
+            ids = tuple(one.message_id for one in claimed)
+            self._meter.arrived(Arrival(self._agent, RECEIVE, now, asked, ids))
         self._figures.messages_received += len(claimed)
         self._figures.bytes_read += sum(len(one.body) for one in claimed)
         return claimed
@@ -222,8 +193,8 @@ class MeteredEngine(Engine):
         """See Engine."""
 
         def heard(claimed: Claimed) -> None:
-            sent = self._meter.sent_at(claimed.message_id)
-            self._figures.done(REPLY, None if sent is None else self._clock() - sent)
+            self._figures.done(REPLY, None)
+            self._meter.arrived(Arrival(self._agent, REPLY, self._clock(), None, (claimed.message_id,)))
             self._figures.messages_received += 1
             self._figures.bytes_read += len(claimed.body)
             callback(claimed)
@@ -313,10 +284,11 @@ class _Timed:
 class _MeteredStream:
     """A watch that lets the meter know what it hands over."""
 
-    def __init__(self, stream: ChangeStream, meter: Meter, figures: AgentFigures) -> None:
+    def __init__(self, stream: ChangeStream, meter: Meter, agent: str) -> None:
         self._stream = stream
         self._meter = meter
-        self._figures = figures
+        self._agent = agent
+        self._figures = meter.figures(agent)
 
     def __aiter__(self) -> AsyncIterator[Change]:
         return self
@@ -325,9 +297,9 @@ class _MeteredStream:
         asked = self._meter.clock()
         change = await self._stream.__anext__()
         now = self._meter.clock()
-        expired = change.kind is ChangeKind.EXPIRE  # nobody's commit
-        committed = None if expired else self._meter.committed_at(change.revision)
-        self._figures.done(NOTICE, None if committed is None else now - max(asked, committed))
+        self._figures.done(NOTICE, None)
+        if change.kind is not ChangeKind.EXPIRE:  # that is nobody's commit
+            self._meter.arrived(Arrival(self._agent, NOTICE, now, asked, revision=change.revision))
         self._figures.changes_noticed += 1
         self._figures.bytes_read += 0 if change.record is None else len(change.record.body)
         return change
@@ -335,18 +307,6 @@ class _MeteredStream:
     async def aclose(self) -> None:
         """Stop watching."""
         await self._stream.aclose()
-
-
-def percentile(seconds: Sequence[float], percent: float) -> float | None:
-    """Return the smallest latency that so many percent of all do not exceed (the nearest rank).
-
-    None when there are too few for it to mean anything: fewer than one is expected beyond it.
-    """
-    rarest = 1 - percent / 100
-    if len(seconds) * rarest < 1 - 1e-9:
-        return None
-    ranked = sorted(seconds)
-    return ranked[-int(-len(ranked) * percent // 100) - 1]
 
 
 def _kind(commit: Commit) -> str:

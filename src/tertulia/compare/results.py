@@ -21,9 +21,10 @@ __all__ = [
     "Operation",
     "Paradigm",
     "Spread",
+    "StageResult",
 ]
 
-SCHEMA = "tertulia.compare/1"
+SCHEMA = "tertulia.compare/2"
 """Changes whenever a field is renamed, removed or means something else; new fields do not change it."""
 
 
@@ -85,9 +86,13 @@ class Agents(Struct, frozen=True, kw_only=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """One paradigm's runs. `operations` and below are those of one run; `throughput` is operations per second."""
+    """One paradigm's runs on one stage. `cpu` and `operations` and below are those of one run.
+
+    `cpu`: seconds of processor time, of all processes together. `throughput`: operations per second.
+    """
 
     wall: Spread
+    cpu: Spread
     throughput: float
     operations: int
     messages_received: int
@@ -107,6 +112,15 @@ class Paradigm(Struct, frozen=True, kw_only=True):
     name: str
     job: Measured
     alone: Measured
+
+
+class StageResult(Struct, frozen=True, kw_only=True):
+    """What was measured on one stage: an engine, and agents as `tasks` of one process or `processes` of their own."""
+
+    engine: str
+    agents: str
+    paradigms: tuple[Paradigm, ...]
+    conclusion: str
 
 
 class Environment(Struct, frozen=True, kw_only=True):
@@ -130,16 +144,18 @@ class Input(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """All of it. `report_sha256` is of the report, which is the same from both paradigms and from every run."""
+    """All of it. `report_sha256` is of the report, which is the same from every run, whatever paradigm and stage.
+
+    `conclusion` is what the stages say beside each other, empty where there is one alone.
+    """
 
     schema: str = SCHEMA
     made_at: str
     environment: Environment
-    engine: str
     input: Input
     readers: int
     repeat: int
     report_bytes: int
     report_sha256: str
-    paradigms: tuple[Paradigm, ...]
+    stages: tuple[StageResult, ...]
     conclusion: str

@@ -1,4 +1,4 @@
-"""Runs the comparison: the same team on the same folder, through each paradigm in turn, and sums up.
+"""Runs the comparison: the same team on the same folder, through each paradigm on each stage in turn, and sums up.
 
 Two sorts of runs are measured. The whole job shows what the choice means for a real workload. The same job with all
 thinking remembered (each skill answers at once with what it found before) shows what communication costs by itself.
@@ -7,64 +7,51 @@ thinking remembered (each skill answers at once with what it found before) shows
 from __future__ import annotations
 
 import asyncio
-import gc
-import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from time import perf_counter
 from typing import Protocol
 
 from msgspec import Struct
 
-from tertulia.compare.conclusion import conclude
+from tertulia.compare.conclusion import conclude, conclude_across
 from tertulia.compare.environment import describe_environment
-from tertulia.compare.measuring import Meter
-from tertulia.compare.rehearsing import Rehearsal, told
-from tertulia.compare.report_team import by_memory, by_messages
 from tertulia.compare.report_team.facts import FileListing
-from tertulia.compare.report_team.job import SKILLS, Job, OpenSpace, Skills
+from tertulia.compare.report_team.job import Job
+from tertulia.compare.report_team.rehearsing import rehearse
 from tertulia.compare.report_team.scouting import list_files
-from tertulia.compare.results import Comparison, Environment, Input, Paradigm
-from tertulia.compare.summary import Run, summarise
-from tertulia.space import Space, connect
+from tertulia.compare.report_team.teams import TEAMS, ReportTask
+from tertulia.compare.results import Comparison, Environment, Input, Paradigm, StageResult
+from tertulia.compare.stages import AgentsAs, PlayTeam, Stage, open_stage
+from tertulia.compare.summary import summarise
+from tertulia.compare.teams import Played, Step, Team
 
 __all__ = [
-    "ENGINES",
     "FolderChangedError",
     "Outcome",
     "Progress",
     "ReportsDifferError",
     "Settings",
     "compare",
+    "count_runs",
 ]
-
-ENGINES: Mapping[str, Callable[[str], str]] = {"memory": "memory:{}".format}
-"""The engines to measure on, and the URL of a new space of a name."""
-
-PARADIGMS: Mapping[str, Callable[[OpenSpace, Job, Skills], Awaitable[str]]] = {
-    "memory": by_memory.run,
-    "messages": by_messages.run,
-}
 
 ALONE = 3  # runs of communication alone for each run of the whole job: they are short, and so easily disturbed
 
-_numbers = itertools.count(1)
-
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What to compare: reports on `folder` by a team with so many readers; `repeat` runs each way."""
+    """What to compare: reports on `folder` by a team with so many readers; `repeat` runs each way on each stage."""
 
     folder: Path
     readers: int = 3
-    repeat: int = 5
-    engine: str = "memory"
+    repeat: int = 3
+    stages: tuple[Stage, ...] = (Stage(engine="memory", agents=AgentsAs.tasks),)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """The figures, and the report that both paradigms gave."""
+    """The figures, and the report that all runs gave."""
 
     comparison: Comparison
     report: str
@@ -77,8 +64,8 @@ class Progress(Protocol):
         """So many runs are going to read all of these files."""
         ...
 
-    def run(self, paradigm: str, number: int) -> None:
-        """A run of this paradigm begins; number 0 is the warm-up."""
+    def run(self, stage: Stage | None, paradigm: str, number: int) -> None:
+        """A run of this paradigm begins; number 0 is a warm-up, and without a stage it is the rehearsal."""
         ...
 
     def file_read(self) -> None:
@@ -89,12 +76,16 @@ class Progress(Protocol):
         """The run is done."""
         ...
 
+    def said(self, agent: str, line: str) -> None:
+        """An agent's process has printed a line, which it should not have."""
+        ...
+
 
 class ReportsDifferError(Exception):
-    """The paradigms gave different reports on the same folder; `reports` has them by paradigm."""
+    """There are different reports on the same folder; `reports` has them by the run that gave them."""
 
     def __init__(self, reports: Mapping[str, str]) -> None:
-        super().__init__("shared memory and messages gave different reports on the same files")
+        super().__init__("not all runs gave the same report on the same files")
         self.reports = dict(reports)
 
 
@@ -105,82 +96,123 @@ class FolderChangedError(Exception):
         super().__init__(f"{folder}: its files changed during the comparison")
 
 
-async def compare(settings: Settings, progress: Progress) -> Outcome:
-    """Compare the paradigms, and tell the progress.
+def count_runs(settings: Settings) -> int:
+    """Return how many runs read all the files: the rehearsal, warm-ups of processes, and what is measured."""
+    warm_ups = sum(stage.agents is AgentsAs.processes for stage in settings.stages)
+    return 1 + warm_ups + len(settings.stages) * settings.repeat * len(TEAMS)
 
-    Raises InputFolderError, FolderChangedError, ReportsDifferError; what an agent raises; TimeoutError for a team
-    that is not done in time. Writes nothing to disk.
+
+async def compare(settings: Settings, progress: Progress) -> Outcome:
+    """Compare the paradigms on the stages, and tell the progress.
+
+    Raises InputFolderError, FolderChangedError, ReportsDifferError; what an agent raises, or of one in a process of its
+    own AgentFailedError and AgentDiedError; TimeoutError for a team that is not done in time. Nothing of it stays on
+    the disk, and no process is left, however it ends.
     """
     environment = describe_environment()  # before this work is a load itself
     before = await asyncio.to_thread(_state_of, settings.folder)
-    progress.begin(before.listing, 1 + settings.repeat * len(PARADIGMS))
-    bench = _Bench(settings, progress)
-    report = await bench.warm_up()
-    for number in range(1, settings.repeat + 1):
-        reports = await bench.round(number)
-        if set(reports.values()) != {report}:
-            changed = await asyncio.to_thread(_state_of, settings.folder) != before
-            raise FolderChangedError(settings.folder) if changed else ReportsDifferError(reports)
-    comparison = _comparison(settings, environment, before.listing, report, bench.paradigms())
-    return Outcome(comparison=comparison, report=report)
+    progress.begin(before.listing, count_runs(settings))
+    async with AsyncExitStack() as stack:
+        stages = [
+            _Stage(stage, await stack.enter_async_context(open_stage(stage, progress.said)), progress)
+            for stage in settings.stages
+        ]
+        bench = _Bench(settings, stages, progress)
+        report = await bench.warm_up()
+        for number in range(1, settings.repeat + 1):
+            reports = await bench.round(number)
+            if set(reports.values()) != {report}:
+                changed = await asyncio.to_thread(_state_of, settings.folder) != before
+                raise FolderChangedError(settings.folder) if changed else ReportsDifferError(reports)
+    return Outcome(comparison=_comparison(settings, environment, before.listing, report, stages), report=report)
 
 
 class _Bench:
-    """Makes the runs, and keeps them."""
+    """Makes the runs on all stages."""
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(self, settings: Settings, stages: list[_Stage], progress: Progress) -> None:
         self._job = Job.on_folder(settings.folder, readers=settings.readers)
-        self._url = ENGINES[settings.engine]
+        self._stages = stages
         self._progress = progress
-        self._rehearsal = Rehearsal()
-        self._whole: dict[str, list[Run]] = {name: [] for name in PARADIGMS}
-        self._alone: dict[str, list[Run]] = {name: [] for name in PARADIGMS}
+        self._whole = self._alone = ReportTask(job=self._job)
 
     async def warm_up(self) -> str:
-        """Run everything once, unmeasured, and learn what the skills answer; return the report."""
-        first = await self._work("memory", 0, self._rehearsal.learning(SKILLS))
-        for name in PARADIGMS:
-            await self._communicate(name)
-        return first.report
+        """Do the job once without a team, and let everybody run once, unmeasured; return the report."""
+        began = asyncio.get_running_loop().time()
+        self._progress.run(None, "", 0)
+        answers = await rehearse(self._job, self._progress.file_read)
+        self._progress.run_done(asyncio.get_running_loop().time() - began)
+        self._alone = ReportTask(job=self._job, answers=answers)
+        for stage in self._stages:
+            await stage.warm_up(self._whole, self._alone)
+        return answers.report
 
     async def round(self, number: int) -> dict[str, str]:
-        """Run each paradigm, in an order that changes from round to round; return the reports."""
-        names = list(PARADIGMS)
-        for name in names if number % 2 else reversed(names):
-            self._whole[name].append(await self._work(name, number, SKILLS))
-            self._alone[name].extend([await self._communicate(name) for _ in range(ALONE)])
-        return {name: self._whole[name][-1].report for name in names}
+        """Run each paradigm on each stage, in an order that changes from round to round; return the reports."""
+        ways = [(stage, paradigm) for stage in self._stages for paradigm in TEAMS]
+        for stage, paradigm in ways if number % 2 else reversed(ways):
+            await stage.measure(paradigm, number, self._whole, self._alone)
+        return {f"{paradigm} ({stage.stage})": stage.report(paradigm) for stage, paradigm in ways}
 
-    def paradigms(self) -> tuple[Paradigm, ...]:
+
+class _Stage:
+    """Makes the runs on one stage, and keeps them."""
+
+    def __init__(self, stage: Stage, play: PlayTeam, progress: Progress) -> None:
+        self.stage = stage
+        self._play = play
+        self._progress = progress
+        self._agents: tuple[str, ...] = ()
+        self._whole: dict[str, list[Played]] = {paradigm: [] for paradigm in TEAMS}
+        self._alone: dict[str, list[Played]] = {paradigm: [] for paradigm in TEAMS}
+
+    async def warm_up(self, whole: ReportTask, alone: ReportTask) -> None:
+        """Run everything once, unmeasured; this process has done the whole job already, to rehearse it."""
+        self._agents = tuple(next(iter(TEAMS.values())).roles(whole, _nothing))
+        if self.stage.agents is AgentsAs.processes:
+            await self._work(next(iter(TEAMS)), 0, whole)
+        for team in TEAMS.values():
+            await self._play(team, alone, _nothing)
+
+    async def measure(self, paradigm: str, number: int, whole: ReportTask, alone: ReportTask) -> None:
+        """Run the whole job once, and communication alone a few times."""
+        self._whole[paradigm].append(await self._work(paradigm, number, whole))
+        for _ in range(ALONE):
+            self._alone[paradigm].append(await self._play(TEAMS[paradigm], alone, _nothing))
+
+    def report(self, paradigm: str) -> str:
+        """Return the report of the latest run."""
+        report: str = self._whole[paradigm][-1].result
+        return report
+
+    def result(self) -> StageResult:
         """Sum up what was measured."""
-        return tuple(
-            Paradigm(name=name, job=summarise(self._whole[name]), alone=summarise(self._alone[name]))
-            for name in PARADIGMS
+        memory, messages = (
+            Paradigm(
+                name=paradigm,
+                job=summarise(self._whole[paradigm], self._agents),
+                alone=summarise(self._alone[paradigm], self._agents),
+            )
+            for paradigm in ("memory", "messages")
+        )
+        return StageResult(
+            engine=self.stage.engine,
+            agents=self.stage.agents.value,
+            paradigms=(memory, messages),
+            conclusion=conclude(memory, messages),
         )
 
-    async def _work(self, name: str, number: int, skills: Skills) -> Run:
-        self._progress.run(name, number)
-        run = await self._run(name, told(skills, self._progress.file_read))
-        self._progress.run_done(run.seconds)
-        return run
+    async def _work(self, paradigm: str, number: int, task: ReportTask) -> Played:
+        team: Team = TEAMS[paradigm]
+        step: Step = self._progress.file_read
+        self._progress.run(self.stage, paradigm, number)
+        played = await self._play(team, task, step)
+        self._progress.run_done(played.seconds)
+        return played
 
-    async def _communicate(self, name: str) -> Run:
-        return await self._run(name, self._rehearsal.remembered())
 
-    async def _run(self, name: str, skills: Skills) -> Run:
-        """Run a team in a space of its own."""
-        meter = Meter()
-        url = self._url(f"compare-{next(_numbers)}")
-
-        @asynccontextmanager
-        async def open_space(agent: str) -> AsyncGenerator[Space, None]:
-            async with meter.space(await connect(url), agent) as space:
-                yield space
-
-        gc.collect()  # no run pays for what another one left
-        began = perf_counter()
-        report = await PARADIGMS[name](open_space, self._job, skills)
-        return Run(report, perf_counter() - began, meter)
+def _nothing() -> None:
+    """Tell nobody: runs of communication alone are too short to be watched."""
 
 
 class _State(Struct, frozen=True):
@@ -203,17 +235,12 @@ def _modified(path: Path) -> int:
 
 
 def _comparison(
-    settings: Settings,
-    environment: Environment,
-    listing: FileListing,
-    report: str,
-    paradigms: tuple[Paradigm, ...],
+    settings: Settings, environment: Environment, listing: FileListing, report: str, stages: list[_Stage]
 ) -> Comparison:
-    memory, messages = paradigms
+    found = tuple(stage.result() for stage in stages)
     return Comparison(
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment,
-        engine=settings.engine,
         input=Input(
             folder=settings.folder.resolve().name,
             files=len(listing.files),
@@ -224,6 +251,6 @@ def _comparison(
         repeat=settings.repeat,
         report_bytes=len(report.encode()),
         report_sha256=sha256(report.encode()).hexdigest(),
-        paradigms=paradigms,
-        conclusion=conclude(memory, messages),
+        stages=found,
+        conclusion=conclude_across(found),
     )

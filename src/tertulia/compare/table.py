@@ -1,4 +1,4 @@
-"""Shows a comparison to people: two tables, and a sentence that says what the figures mean."""
+"""Shows a comparison to people: two tables, and sentences that say what the figures mean."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tertulia.compare.results import Agents, Comparison, Environment, Latency, Measured, Operation, Paradigm, Spread
-from tertulia.compare.units import bytes_text, seconds_text, spread_text
+from tertulia.compare.results import (
+    Agents,
+    Comparison,
+    Environment,
+    Latency,
+    Measured,
+    Operation,
+    Paradigm,
+    Spread,
+    StageResult,
+)
+from tertulia.compare.units import bytes_text, range_text, seconds_text
 
-__all__ = ["PLAIN_WIDTH", "print_comparison"]
+__all__ = ["PLAIN_WIDTH", "TITLES", "print_comparison"]
 
 PLAIN_WIDTH = 10_000  # columns where nobody looks at a terminal: nothing is ever cut or wrapped
 
@@ -34,10 +44,10 @@ def print_comparison(console: Console, comparison: Comparison, report: Path) -> 
         "",
         _notes(comparison),
         "",
-        f"[bold]{escape(comparison.conclusion)}[/]",
+        *_conclusions(comparison),
         "",
-        f"Both ways gave the same report, byte for byte ({size}): {escape(str(report))}",
-        f"[dim]{escape(_environment(comparison.environment, comparison.engine))}[/]",
+        f"Every run gave the same report, byte for byte ({size}): {escape(str(report))}",
+        f"[dim]{escape(_environment(comparison.environment))}[/]",
     )
     with console.capture() as printed:
         for part in parts:
@@ -64,30 +74,39 @@ def _setting(comparison: Comparison) -> str:
 def _totals(comparison: Comparison) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("one run", overflow="fold")
-    for paradigm in comparison.paradigms:
-        table.add_column(TITLES[paradigm.name], justify="right", overflow="fold")
+    paradigms = [paradigm for stage in comparison.stages for paradigm in stage.paradigms]
+    for stage in comparison.stages:
+        for paradigm in stage.paradigms:
+            table.add_column(f"{_title(stage)}\n{TITLES[paradigm.name]}", justify="right", overflow="fold")
 
     def row(name: str, cell: Callable[[Measured], str], *, alone: bool = False) -> None:
-        cells = (cell(paradigm.alone if alone else paradigm.job) for paradigm in comparison.paradigms)
-        table.add_row(name, *cells)
+        table.add_row(name, *(cell(paradigm.alone if alone else paradigm.job) for paradigm in paradigms))
 
-    table.add_row("[bold]the whole job[/]")
-    row("  wall time", lambda measured: _spread(measured.wall))
-    row("  throughput", lambda measured: _rate(measured.throughput))
-    table.add_section()
-    table.add_row("[bold]communication alone[/]")
-    row("  wall time", lambda measured: _spread(measured.wall), alone=True)
-    row("  throughput", lambda measured: _rate(measured.throughput), alone=True)
-    table.add_section()
+    for title, alone in (("the whole job", False), ("communication alone", True)):
+        table.add_row(f"[bold]{title}[/]")
+        row("  wall time", lambda measured: seconds_text(measured.wall.median), alone=alone)
+        if comparison.repeat > 1:
+            row("    quartiles", lambda measured: _quartiles(measured.wall), alone=alone)
+        row("  processor time", lambda measured: seconds_text(measured.cpu.median), alone=alone)
+        row("  operations/s", lambda measured: f"{measured.throughput:,.0f}", alone=alone)
+        table.add_section()
     table.add_row("[bold]traffic[/]")
     row("  operations", lambda measured: f"{measured.operations:,}")
     row("  messages delivered", lambda measured: f"{measured.messages_received:,}")
     row("  changes noticed", lambda measured: f"{measured.changes_noticed:,}")
     row("  bytes written", lambda measured: bytes_text(measured.bytes_written))
     row("  bytes read", lambda measured: bytes_text(measured.bytes_read))
-    for name, index in _roles(comparison.paradigms):
+    for name, index in _roles(paradigms):
         row(f"    by the {name}", lambda measured, index=index: bytes_text(measured.roles[index].bytes_read))
     return table
+
+
+def _title(stage: StageResult) -> str:
+    return f"{stage.engine}, {stage.agents}"
+
+
+def _quartiles(spread: Spread) -> str:
+    return range_text(spread.median, spread.lower_quartile, spread.upper_quartile)
 
 
 def _roles(paradigms: Sequence[Paradigm]) -> Iterable[tuple[str, int]]:
@@ -101,16 +120,6 @@ def _role_name(role: Agents) -> str:
     return f"{role.agents} {role.role}s" if role.agents > 1 else role.role
 
 
-def _spread(spread: Spread) -> str:
-    if len(spread.runs) == 1:
-        return seconds_text(spread.median)
-    return spread_text(spread.median, spread.lower_quartile, spread.upper_quartile)
-
-
-def _rate(per_second: float) -> str:
-    return f"{per_second:,.0f} operations/s"
-
-
 # --- Operation by operation ----------------------------------------------------------------------
 
 
@@ -119,11 +128,12 @@ def _operations(comparison: Comparison) -> Table:
     table.add_column("latency in the whole job", overflow="fold")
     for heading in ("in one run", "p50", "p95", "p99"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for paradigm in comparison.paradigms:
-        table.add_section()
-        table.add_row(f"[bold]{TITLES[paradigm.name]}[/]")
-        for operation in paradigm.job.kinds:
-            table.add_row(f"  {operation.kind}", _count(operation), *_percentiles(operation.latency))
+    for stage in comparison.stages:
+        for paradigm in stage.paradigms:
+            table.add_section()
+            table.add_row(f"[bold]{_title(stage)}: {TITLES[paradigm.name]}[/]")
+            for operation in paradigm.job.kinds:
+                table.add_row(f"  {operation.kind}", _count(operation), *_percentiles(operation.latency))
     return table
 
 
@@ -141,19 +151,27 @@ def _percentiles(latency: Latency) -> Iterable[str]:
 
 
 def _notes(comparison: Comparison) -> str:
-    spread = " (quartiles)" if comparison.repeat > 1 else ""
-    notes = (
-        f"Wall times are medians{spread}. Communication alone is the same job, with the agents' own work remembered.",
-        "Throughput counts calls to the engine; more calls for the same report are a cost, not a merit.",
+    notes = [
+        "Times are medians. Communication alone is the same job, with the agents' own work remembered.",
+        "Operations are calls to the engine; more of them for the same report are a cost, not a merit.",
         f"Latency is the call's; of receive and notice, from when both sides were ready. {NONE}: too few samples.",
-    )
+    ]
+    if any(stage.agents == "processes" for stage in comparison.stages):
+        notes.append("Processes: each agent has its own, started before; their processor time is added up.")
     return "\n".join(f"[dim]{note}[/]" for note in notes)
 
 
-def _environment(environment: Environment, engine: str) -> str:
+def _conclusions(comparison: Comparison) -> Iterable[str]:
+    for stage in comparison.stages:
+        yield f"[bold]{escape(_title(stage))}[/]: {escape(stage.conclusion)}"
+    if comparison.conclusion:
+        yield f"[bold]{escape(comparison.conclusion)}[/]"
+
+
+def _environment(environment: Environment) -> str:
     load = "" if environment.load is None else f", load {environment.load:g}"
     cores = f"{environment.cores} core{'' if environment.cores == 1 else 's'}"
     return (
-        f"tertulia {environment.tertulia}, engine {engine}, {environment.python}, {environment.system}, "
+        f"tertulia {environment.tertulia}, {environment.python}, {environment.system}, "
         f"{environment.processor}, {cores}{load}"
     )

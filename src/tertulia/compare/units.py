@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "percent_text", "seconds_text", "spread_text"]
+__all__ = ["bytes_text", "percent_text", "range_text", "seconds_text"]
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -15,11 +15,10 @@ def seconds_text(seconds: float) -> str:
     return f"{_three_digits(seconds / size)} {unit}"
 
 
-def spread_text(median: float, lower: float, upper: float) -> str:
-    """Return durations in the unit of the median: `62.9 ms (49.2 to 76.6)`."""
+def range_text(median: float, lower: float, upper: float) -> str:
+    """Return two durations in the unit of what is between them: `49.2 to 76.6 ms`."""
     size, unit = _time_unit(median)
-    middle, low, high = (_three_digits(seconds / size) for seconds in (median, lower, upper))
-    return f"{middle} {unit} ({low} to {high})"
+    return f"{_three_digits(lower / size)} to {_three_digits(upper / size)} {unit}"
 
 
 def _time_unit(seconds: float) -> tuple[float, str]:

@@ -23,13 +23,14 @@ from msgspec import Struct, convert
 
 from tertulia._names import literal
 from tertulia.compare.report_team.facts import Criticism, FileFacts, FileListing
-from tertulia.compare.report_team.job import SKILLS, Job, OpenSpace, Role, Skills, run_roles
+from tertulia.compare.report_team.job import SKILLS, Job, Skills
+from tertulia.compare.teams import Role
 from tertulia.errors import ConflictError, SpaceClosedError, WatchLaggedError
 from tertulia.memory import SharedMemory
 from tertulia.records import ChangeKind, MemoryChange
 from tertulia.space import Space
 
-__all__ = ["critic", "reader", "run", "scout", "writer"]
+__all__ = ["critic", "prepare", "reader", "roles", "scout", "writer"]
 
 T = TypeVar("T")
 
@@ -40,18 +41,21 @@ class Ready(Struct, frozen=True):
     files: int
 
 
-async def run(open_space: OpenSpace, job: Job, skills: Skills = SKILLS) -> str:
-    """Return the report on the job's folder, written by a team of tasks.
+async def prepare(space: Space, job: Job) -> None:
+    """Set up nothing: whoever comes waits for the keys that others write."""
 
-    The first error of any agent ends the run. What the team wrote stays in the space.
-    """
-    roles: dict[str, Role] = {"scout": partial(scout, job=job, skills=skills)}
-    for number in range(1, job.readers + 1):
-        roles[f"reader {number}"] = partial(reader, job=job, number=number, skills=skills)
-    roles["critic"] = partial(critic, job=job, skills=skills)
-    roles["writer"] = partial(writer, job=job, skills=skills)
-    async with open_space("office"):  # the space stays open whoever comes and goes
-        return (await run_roles(open_space, job, roles))["scout"]
+
+def roles(job: Job, skills: Skills = SKILLS) -> dict[str, Role]:
+    """Return who is in the team; the scout returns the report."""
+    return {
+        "scout": partial(scout, job=job, skills=skills),
+        **{
+            f"reader {number}": partial(reader, job=job, number=number, skills=skills)
+            for number in range(1, job.readers + 1)
+        },
+        "critic": partial(critic, job=job, skills=skills),
+        "writer": partial(writer, job=job, skills=skills),
+    }
 
 
 async def scout(space: Space, job: Job, skills: Skills = SKILLS) -> str:

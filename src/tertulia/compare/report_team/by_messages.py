@@ -20,13 +20,14 @@ from msgspec import Struct
 
 from tertulia.agents.message_passing import MessagePassingAgent
 from tertulia.compare.report_team.facts import Criticism, FileFacts, FileListing
-from tertulia.compare.report_team.job import SKILLS, Job, OpenSpace, Role, Skills, run_roles
+from tertulia.compare.report_team.job import SKILLS, Job, Skills
+from tertulia.compare.teams import Role
 from tertulia.errors import Reject
 from tertulia.messaging.delivery import DeliveryTransaction
 from tertulia.records import Message
 from tertulia.space import Space
 
-__all__ = ["critic", "prepare", "reader", "run", "scout", "writer"]
+__all__ = ["critic", "prepare", "reader", "roles", "scout", "writer"]
 
 MAX_MAILBOX = 2_000  # messages; the scout lists up to 1,000 files, and there is never more than one message for each
 
@@ -71,27 +72,22 @@ class WriteReport(Struct, frozen=True, tag_field="type", tag=True):
     listing: FileListing
 
 
-async def run(open_space: OpenSpace, job: Job, skills: Skills = SKILLS) -> str:
-    """Return the report on the job's folder, written by a team of tasks.
-
-    The first error of any agent ends the run. The mailboxes stay.
-    """
-    roles: dict[str, Role] = {"scout": partial(scout, job=job, skills=skills)}
-    for number in range(1, job.readers + 1):
-        roles[f"reader {number}"] = partial(reader, job=job, skills=skills)
-    roles["critic"] = partial(critic, job=job, skills=skills)
-    roles["writer"] = partial(writer, job=job, skills=skills)
-    async with open_space("office") as space:
-        await prepare(space, job)
-        return (await run_roles(open_space, job, roles))["scout"]
-
-
 async def prepare(space: Space, job: Job) -> None:
     """Set up the mailboxes. Nothing can be sent to a mailbox that is not there, so this comes before the agents."""
     for role in ("reader", "critic", "writer"):
         await space.broker.register_agent(job.agent(role), max_queue_size=MAX_MAILBOX)
     for role in ("critic", "writer"):
         await space.broker.subscribe(job.agent(role), job.topic("facts"))
+
+
+def roles(job: Job, skills: Skills = SKILLS) -> dict[str, Role]:
+    """Return who is in the team; the scout returns the report."""
+    return {
+        "scout": partial(scout, job=job, skills=skills),
+        **{f"reader {number}": partial(reader, job=job, skills=skills) for number in range(1, job.readers + 1)},
+        "critic": partial(critic, job=job, skills=skills),
+        "writer": partial(writer, job=job, skills=skills),
+    }
 
 
 async def scout(space: Space, job: Job, skills: Skills = SKILLS) -> str:

@@ -1,13 +1,12 @@
-"""What the team is told, what its members can do, and how they are run: the same for both paradigms."""
+"""What the team is told, and what its members can do: the same for both paradigms."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from msgspec import Struct
 
@@ -17,10 +16,8 @@ from tertulia.compare.report_team.facts import Criticism, FileFacts, FileListing
 from tertulia.compare.report_team.reading import read_file
 from tertulia.compare.report_team.scouting import list_files
 from tertulia.compare.report_team.writing import write_report
-from tertulia.errors import RemoteError
-from tertulia.space import Space
 
-__all__ = ["MAX_READERS", "SKILLS", "Job", "OpenSpace", "Role", "Skills", "run_roles"]
+__all__ = ["MAX_READERS", "SKILLS", "Job", "Skills"]
 
 MAX_READERS = 64  # as many agents as the comparison is ever run with; each is a task or a process
 LEASE = 30.0  # seconds; the largest file that the scout lists is read in a tenth of it, so only the dead lose theirs
@@ -28,12 +25,6 @@ PATIENCE = 600.0  # seconds for a whole report; a thousand large files take a mi
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-OpenSpace = Callable[[str], AbstractAsyncContextManager[Space]]
-"""Opens a handle on the team's space for the agent of that name, so that each agent has its own."""
-
-Role = Callable[[Space], Awaitable[object]]
-"""An agent at work; it returns when its part is done."""
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -79,7 +70,7 @@ class Job(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skills:
-    """What the agents can do. Given from outside, so that a run can do without (see `compare.runner`)."""
+    """What the agents can do. Given from outside, so that a run can do without (see `rehearsing`)."""
 
     list_files: Callable[[str], Awaitable[FileListing]]
     read_file: Callable[[str, str], Awaitable[FileFacts]]
@@ -102,37 +93,3 @@ SKILLS = Skills(
     criticise=_in_thread(criticise),
     write_report=_in_thread(write_report),
 )
-
-
-async def run_roles(open_space: OpenSpace, job: Job, roles: Mapping[str, Role]) -> dict[str, Any]:
-    """Run the roles as tasks, each with a handle of its own, until all are done; return their results by name.
-
-    The first error of any ends them all and is raised. One that is cancelled is as one that died: the others go on
-    without it. Raises TimeoutError when they take longer than the job's patience.
-    """
-    errors: list[Exception] = []  # as they happen: who is cancelled while it goes down with one ends as cancelled
-
-    async def work(name: str, role: Role) -> object:
-        async with open_space(name) as space:
-            try:
-                return await role(space)
-            except Exception as error:
-                errors.append(error)
-                raise
-
-    limit = asyncio.timeout(job.patience)
-    try:
-        async with limit, asyncio.TaskGroup() as team:
-            tasks = {name: team.create_task(work(name, role), name=name) for name, role in roles.items()}
-    except BaseExceptionGroup as group:
-        raise _cause(errors or group.exceptions) from None
-    except TimeoutError:
-        if limit.expired():
-            raise TimeoutError(f"the team was not done within {job.patience:g} s") from None
-        raise
-    return {name: task.result() for name, task in tasks.items() if not task.cancelled()}
-
-
-def _cause(errors: Sequence[BaseException]) -> BaseException:
-    """Return what happened first; that a colleague failed is only the news of it."""
-    return next((error for error in errors if not isinstance(error, RemoteError)), errors[0])

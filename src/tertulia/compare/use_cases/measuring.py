@@ -14,7 +14,7 @@ from statistics import median
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tertulia.compare.measuring import percentile
+from tertulia.compare.recordings import percentile
 from tertulia.compare.use_cases.conducting import Played, play_as_processes, play_as_tasks
 from tertulia.compare.use_cases.stage import PACE, Setting
 from tertulia.compare.use_cases.teams import TEAMS, team_of
