@@ -9,16 +9,22 @@ from tertulia import (
     BallotResult,
     Ballots,
     BroadcastReceipt,
+    CacheInfo,
     Candidate,
+    Collaboration,
+    CollaborationTask,
     CollaborativeWorkspace,
     Delivery,
     DeliveryTransaction,
+    HybridAgent,
+    HybridCommunicationSystem,
     MemoryAccessMode,
     MemoryChange,
     MemoryEntry,
     MemoryRegion,
     Message,
     MessagePassingAgent,
+    Notified,
     Receipt,
     Space,
     VoteAnswers,
@@ -98,3 +104,20 @@ async def workspaces(space: Space) -> None:
     options = ["x", Candidate(name="y", key="plan")]
     assert_type(await workspace.open_ballot("a", "which?", options, rule=VotingRule.RANKED), Ballot)
     assert_type(await Ballots(space, "_tertulia:x:").history(), list[Ballot])
+
+
+async def hybrid(space: Space) -> None:
+    system = HybridCommunicationSystem(space, lease=5.0)
+    assert_type(await system.write_and_notify("a", "key", 1, notify=["b"], expected_version=0), Notified)
+    assert_type(await system.delete_and_notify("a", "key", topic="news"), Notified | None)
+    await system.get_or_compute("key", lambda: 1, ttl=None, tags=["x"])
+    assert_type(await system.invalidate(tag="x"), int)
+    assert_type(system.cache_info(), CacheInfo)
+    agent = HybridAgent("a", system)
+
+    @agent.on_task
+    async def contribute(task: CollaborationTask) -> float:
+        return task.remaining()
+
+    assert_type(await agent.collaborate("report", ["b"], {"topic": "sales"}), Collaboration)
+    del contribute
