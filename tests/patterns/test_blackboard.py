@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -176,7 +176,7 @@ async def test_bad_contributions_are_refused_and_change_nothing(board: Blackboar
         (InvalidNameError, board.post_hypothesis("", "causes", "virus")),
         (UnknownHypothesisError, board.post_hypothesis("ana", "causes", "x", supports=["nothing"])),
         (InvalidHypothesisError, board.post_hypothesis("ana", "causes", "x", supports=one.id)),
-        (InvalidHypothesisError, board.post_hypothesis("ana", "causes", "x", contradicts=[7])),
+        (InvalidHypothesisError, board.post_hypothesis("ana", "causes", "x", contradicts=cast("Any", [7]))),
         (UnknownHypothesisError, board.refine_hypothesis("ana", "nothing", "x")),
         (InvalidHypothesisError, board.refine_hypothesis("ana", one.id)),
         (UnknownHypothesisError, board.retract("ana", "nothing")),
