@@ -11,7 +11,8 @@ import apsw
 from tertulia.engines._file_bell import runtime_directory
 from tertulia.engines._file_format import FAILURES, Execute, unpack_change, unpack_record
 from tertulia.engines._file_mail import COLUMNS, body_of, load
-from tertulia.engines._file_open import Place, damaged_rows, file_system
+from tertulia.engines._file_open import Place, damaged_rows
+from tertulia.engines._file_path import file_system
 from tertulia.errors import CorruptRecordError
 from tertulia.records import Finding
 

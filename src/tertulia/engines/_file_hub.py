@@ -21,7 +21,8 @@ from tertulia.engines._file_format import COUNTERS, FAILURES, Execute, counters_
 from tertulia.engines._file_letters import Letters
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import find_box, is_held_back, look, unclaim
-from tertulia.engines._file_open import WAIT_THERE, Place, close, connect, lock_beside
+from tertulia.engines._file_open import WAIT_THERE, Place, close, connect
+from tertulia.engines._file_path import lock_beside
 from tertulia.engines._file_presence import CONSUMERS, all_bells, join, leave, stop_listening
 from tertulia.engines._file_records import next_expiry, sweep
 from tertulia.engines._file_rings import Rings

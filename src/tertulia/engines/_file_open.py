@@ -1,14 +1,10 @@
-"""Opening a space's file: what is refused, how it is made, and what connections to it are like."""
+"""Opening a space's file: how it is made and checked, and what connections to it are like."""
 
 from __future__ import annotations
 
-import os
-import stat
-import sys
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import apsw
 from msgspec import Struct
@@ -16,11 +12,13 @@ from msgspec import Struct
 from tertulia._background import logger
 from tertulia.engines._file_format import (
     APPLICATION_ID,
+    COUNTERS,
     FAILURES,
     FORMAT,
     PAGE_SIZE,
     SCHEMA,
     Execute,
+    counters_in,
     crc32,
     encode,
     executor,
@@ -31,28 +29,16 @@ from tertulia.engines._file_format import (
 )
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import COLUMNS, DELAYED, LEASED, change, load
+from tertulia.engines._file_path import check_sqlite, lock_beside, prepare
 from tertulia.engines._file_session import Session
 from tertulia.engines._file_time import GIVEN, FileClock
-from tertulia.errors import (
-    EngineError,
-    EngineUnavailableError,
-    IncompatibleFormatError,
-    InvalidURLError,
-    UnsupportedError,
-)
+from tertulia.errors import CorruptRecordError, EngineError, EngineUnavailableError, IncompatibleFormatError
 
-DEFAULT_PARENT = ".tertulia"  # the only directory that is made when it is missing
-OLDEST_SQLITE = (3, 51, 3)  # before it two processes could lose acknowledged commits (the WAL reset bug)
 OPEN_LIMIT = 10.0  # seconds to wait for others who open, or for a writer that was stopped
 WAIT_HERE = 100  # ms that a statement on the event loop may wait for a crashed neighbour's recovery
 WAIT_THERE = 10_000  # ms, in a thread
 CACHE_KIB = 16 * 1024  # of pages for a connection: the inner pages of a million keys, and a team's working set
 CHECKED_BYTES = 8 * 2**20  # a file up to this is checked whole when it is opened: 20 to 50 ms
-MAGIC = b"SQLite format 3\0"
-SHARED_FILE_SYSTEMS = frozenset(
-    ("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "beegfs", "glusterfs", "9p",
-     "fuse.sshfs", "fuse.glusterfs")
-)  # fmt: skip
 LONG_AGO = 1e-6  # on the shared time; 0 would mean a message that waits
 _NOT_WAITING = f"SELECT {COLUMNS} FROM messages WHERE due > 0.0"  # noqa: S608 - constants
 DURABILITIES = {"process": "NORMAL", "power": "FULL"}
@@ -65,104 +51,6 @@ class Place(Struct, frozen=True):
     device: int
     inode: int
     vfs: str | None = None  # SQLite's own way to files; another one is for tests
-
-
-def path_of(url: str) -> Path:
-    """Return the path that a `file:` URL or a plain path names. Raises InvalidURLError."""
-    text = url.removeprefix("file:")
-    if text.startswith("//"):
-        host, slash, text = text[2:].partition("/")
-        if host not in ("", "localhost") or not slash:
-            raise InvalidURLError(url, "it names a file of this machine, as in `file:team.db` or `file:/a/b.db`")
-        text = unquote("/" + text)
-    if not text or "\0" in text:
-        raise InvalidURLError(url, "it names no file; write `file:team.db`")
-    return Path(os.path.abspath(text))  # noqa: PTH100 - unlike resolve() it follows no link
-
-
-def check_sqlite() -> None:
-    """Refuse an SQLite that can lose commits."""
-    version = apsw.sqlite_lib_version()
-    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
-        oldest = ".".join(map(str, OLDEST_SQLITE))
-        raise UnsupportedError(f"SQLite {version} can lose commits of concurrent processes; {oldest} is needed")
-
-
-def prepare(path: Path) -> None:
-    """Refuse whatever cannot be a space's file; nothing is changed, but that the default directory is made."""
-    parent = path.parent
-    if not parent.exists() and parent.name == DEFAULT_PARENT and parent.parent.is_dir():
-        try:
-            parent.mkdir(mode=0o700)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise EngineUnavailableError(f"the directory {parent} cannot be made: {error.strerror}") from error
-    if not parent.is_dir():
-        raise EngineUnavailableError(f"the directory {parent} does not exist; make it first")
-    system = file_system(parent)
-    if system in SHARED_FILE_SYSTEMS:
-        raise UnsupportedError(f"{parent} is on a network file system ({system}), where SQLite cannot share a file")
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        found = None
-    except OSError as error:
-        raise EngineUnavailableError(f"{path} cannot be examined: {error.strerror}") from error
-    if found is not None:
-        _check_file(path, found)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise EngineUnavailableError(f"the directory {parent} cannot be written, and SQLite needs files in it")
-
-
-def _check_file(path: Path, found: os.stat_result) -> None:
-    if stat.S_ISLNK(found.st_mode):
-        raise EngineUnavailableError(f"{path} is a symbolic link; name the file itself")
-    if stat.S_ISDIR(found.st_mode):
-        raise EngineUnavailableError(f"{path} is a directory, not a file")
-    if not stat.S_ISREG(found.st_mode):
-        raise EngineUnavailableError(f"{path} is not a regular file")
-    if found.st_uid != os.geteuid():
-        raise EngineUnavailableError(f"{path} belongs to another user")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise EngineUnavailableError(f"{path} cannot be read and written")
-    if found.st_size and not _header(path).startswith(MAGIC) and not _journal_beside(path):
-        raise IncompatibleFormatError(f"{path} is not a space: it is not even a database")
-
-
-def _journal_beside(path: Path) -> bool:
-    """Tell whether the power may have gone while the file was made: SQLite then puts it back as its journal says."""
-    return path.with_name(path.name + "-journal").exists()
-
-
-def _header(path: Path) -> bytes:
-    """Read the first bytes the way SQLite does: any other way would drop the locks that this process has on it."""
-    flags = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0]
-    try:
-        file = apsw.VFSFile("", str(path), flags)
-        try:
-            return file.xRead(len(MAGIC), 0)
-        finally:
-            file.xClose()
-    except FAILURES as error:
-        raise translated(error, str(path)) from error
-
-
-def file_system(directory: Path) -> str:
-    """Return the type of the file system, or an empty string where it cannot be learned."""
-    if sys.platform != "linux":
-        return ""
-    device = directory.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split()[2:3] == [wanted] and after:
-            return after.split()[0]
-    return ""
 
 
 def connect(path: str, durability: str, wait: int, vfs: str | None) -> apsw.Connection:
@@ -179,6 +67,7 @@ def connect(path: str, durability: str, wait: int, vfs: str | None) -> apsw.Conn
 
 
 def _set_up(connection: apsw.Connection, durability: str, wait: int) -> None:
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # a file that is refused stays as it is, with its log
     connection.set_busy_timeout(wait)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -233,11 +122,6 @@ def open_file(path: Path, durability: str, clock: FileClock, vfs: str | None) ->
         lock.close()
 
 
-def lock_beside(path: Path) -> Path:
-    """Return where the writers' lock of a space's file is."""
-    return path.with_name(path.name + "-lock")
-
-
 def _acquire(lock: WriterLock, path: Path) -> None:
     deadline = time.monotonic() + OPEN_LIMIT
     while not lock.try_acquire():
@@ -259,6 +143,7 @@ def _open_locked(path: Path, durability: str, clock: FileClock, vfs: str | None)
             _check_whole(path, connection)
         _begin_boot(connection, clock)
         found = path.lstat()
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         return Place(str(path), found.st_dev, found.st_ino, vfs), connection
     except BaseException:
         connection.close()
@@ -302,11 +187,10 @@ def _make(connection: apsw.Connection) -> None:
 
 def _check_whole(path: Path, connection: apsw.Connection) -> None:
     """Check a small file from end to end; what a larger one has is checked as it is read, and by `doctor`."""
-    if path.lstat().st_size > CHECKED_BYTES:
-        return
     try:
-        findings = damage(connection)
-    except FAILURES as error:
+        findings = damage(connection) if path.lstat().st_size <= CHECKED_BYTES else []
+        counters_in(executor(connection)(COUNTERS).get)
+    except (CorruptRecordError, *FAILURES) as error:
         findings = [str(error)]
     if findings:
         raise EngineError(f"{path} is damaged: {'; '.join(findings[:3])}")

@@ -36,7 +36,8 @@ from tertulia.engines._file_format import (
     translated,
 )
 from tertulia.engines._file_hub import READS, Hub
-from tertulia.engines._file_open import DURABILITIES, open_file, path_of
+from tertulia.engines._file_open import DURABILITIES, open_file
+from tertulia.engines._file_path import path_of
 from tertulia.engines._file_reads import scan as scan_rows
 from tertulia.engines._file_session import WATCHERS, Session
 from tertulia.engines._file_time import FileClock
