@@ -74,7 +74,8 @@ CREATE TABLE letters(
 Execute = Callable[..., Any]  # apsw.Cursor.execute; its annotations are unknown in part
 
 NOT_AS_WRITTEN = (msgspec.MsgspecError, TypeError)  # what damage looks like that changes a value's type
-FAILURES = (apsw.Error, UnicodeDecodeError)  # what SQLite and apsw raise; the second is damaged text
+DAMAGE = (apsw.CorruptError, UnicodeDecodeError, msgspec.MsgspecError)  # the others: damaged text, and packed values
+FAILURES = (apsw.Error, *DAMAGE)  # what SQLite, apsw and reading what they found raise
 
 encode = msgspec.msgpack.Encoder().encode
 crc32 = zlib.crc32
@@ -142,10 +143,10 @@ def tag_checksum(tag: str, place: int) -> int:
     return crc32(encode((tag, place)))
 
 
-def pack_mark(key: str, revision: int, at: float) -> tuple[int, bytes]:
-    """Return checksum and content of a change that has no record."""
+def pack_mark(key: str, revision: int, at: float, kind: int) -> tuple[int, bytes]:
+    """Return checksum and content of a change that has no record; the checksum is over its kind too."""
     meta = encode((key, revision, at))
-    return crc32(meta), meta
+    return crc32(meta, kind), meta
 
 
 def unpack_change(revision: int, kind: int, crc: int, meta: bytes, body: bytes | None) -> Change:
@@ -154,16 +155,16 @@ def unpack_change(revision: int, kind: int, crc: int, meta: bytes, body: bytes |
         record = unpack_record(None, crc, meta, body or b"")
         if record.revision == revision:
             return Change(ChangeKind.PUT, record.key, revision, record.updated, record)
-    elif kind in (1, 2) and is_intact(meta, crc):
+    elif kind in (1, 2) and is_intact(meta, crc, kind):
         key, at_revision, at = _read_mark(meta)
         if at_revision == revision:
             return Change(_KINDS[kind], key, revision, at)
     raise CorruptRecordError(f"change {revision}", "it does not match the checksum")
 
 
-def is_intact(content: object, crc: int) -> bool:
+def is_intact(content: object, crc: int, start: int = 0) -> bool:
     """Tell whether bytes match their checksum; what damage made no bytes at all does not."""
-    return isinstance(content, bytes) and crc32(content) == crc
+    return isinstance(content, bytes) and crc32(content, start) == crc
 
 
 def row_checksum(*columns: object) -> int:
@@ -183,7 +184,7 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[EngineError], str], ...
 
 def translated(error: Exception, what: str = "") -> EngineError:
     """Return what an error of SQLite or the system means to callers."""
-    if isinstance(error, apsw.CorruptError | UnicodeDecodeError):
+    if isinstance(error, DAMAGE):
         return CorruptRecordError(what or "?", f"the database file is damaged ({error})")
     code = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 0), "")
     text = ": ".join(str(part) for part in (what, code, error) if str(part))

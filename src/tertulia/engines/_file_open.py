@@ -220,10 +220,15 @@ def damaged_rows(execute: Execute) -> list[str]:
         for message_id, *row, crc in execute("SELECT message_id, box, message_id, until, crc FROM markers")
         if row_checksum(*row) != crc
     ]
+    heads = [
+        f"the mailbox {name!r}"
+        for name, number, packed, crc in execute("SELECT name, id, packed, crc FROM heads WHERE name != ''")
+        if row_checksum(name, number, packed) != crc
+    ]
     boxes = execute(
         "SELECT name FROM heads h WHERE size != (SELECT count(*) FROM messages m WHERE m.box = h.id)"
     ).fetchall()
-    return tags + topics + markers + [f"the size of mailbox {name!r}" for (name,) in boxes]
+    return tags + topics + markers + heads + [f"the size of mailbox {name!r}" for (name,) in boxes]
 
 
 def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:

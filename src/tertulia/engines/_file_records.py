@@ -157,7 +157,7 @@ def _remove_damaged(session: Session, key: str, now: float) -> bool:
 
 def _mark(session: Session, key: str, kind: int, now: float) -> None:
     session.revision += 1
-    _log(session, kind, *pack_mark(key, session.revision, now), None)
+    _log(session, kind, *pack_mark(key, session.revision, now, kind), None)
 
 
 def _log(session: Session, kind: int, crc: int, meta: bytes, body: bytes | None) -> None:
