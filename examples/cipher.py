@@ -126,18 +126,19 @@ async def narrow_words(here: Situation) -> None:
 
 async def read_the_text(here: Situation) -> None:
     """Knows how often letters are used: where nothing else decides, the likelier ones go to the more frequent."""
-    (text,) = await here.board.read_section("text")
+    (posted,) = await here.board.read_section("text")
+    text: str = posted.content
     letters = await possible_letters(here.board)
-    counts = Counter(text.content.replace(" ", ""))
+    counts = Counter(text.replace(" ", ""))
     free = [letter for letter in BY_FREQUENCY if letter not in {one for one in letters.values() if len(one) == 1}]
-    key = {letter: options for letter, options in letters.items() if len(options) == 1}
+    key: dict[str, str] = {letter: options for letter, options in letters.items() if len(options) == 1}
     for letter, _ in counts.most_common():
         if letter not in key:
             likely = [one for one in free if one in letters.get(letter, one)] or free
             key[letter] = likely[0]
             free.remove(likely[0])
     certain = sum(len(letters.get(letter, "")) == 1 for letter in counts) / len(counts)
-    plain = "".join(key.get(letter, letter) for letter in text.content)
+    plain = "".join(key.get(letter, letter) for letter in text)
     await here.draft.post_hypothesis("solution", {"plain": plain, "key": key}, confidence=certain)
 
 
