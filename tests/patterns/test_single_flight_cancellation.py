@@ -21,7 +21,7 @@ from tests.model.engines import EngineCase, Place, on_every_engine
 from tests.model.procedures import Interleaved, chance_of
 from tests.profile import times
 
-ROUNDS = times(1_000, 20_000)
+ROUNDS = times(400, 20_000)
 CALLERS = 6
 
 
