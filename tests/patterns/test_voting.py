@@ -1149,6 +1149,16 @@ async def test_in_a_workspace_that_nobody_has_made_there_is_nothing_to_decide(sp
             await call
 
 
+async def test_of_two_who_open_a_ballot_of_one_id_at_once_one_does(
+    workspace: CollaborativeWorkspace, harness: SpaceHarness
+) -> None:
+    async with another_process(harness) as other:
+        other.before_next_commit(lambda: workspace.open_ballot("ann", "first?", proposal_id="one"))
+        with pytest.raises(BallotExistsError):
+            await workspace_of(other.space).open_ballot("bob", "second?", proposal_id="one")
+    assert [ballot.question for ballot in await workspace.proposals()] == ["first?"]
+
+
 async def test_a_repeated_opening_is_recognised_by_its_id(workspace: CollaborativeWorkspace) -> None:
     ballot = await workspace.propose_change("ann", "plan", "d", proposal_id="ship-it")
     assert ballot.id == "ship-it"
@@ -1202,6 +1212,8 @@ async def test_as_many_ballots_can_be_open_as_people_can_follow(workspace: Colla
     with pytest.raises(TooManyBallotsError) as caught:
         await workspace.open_ballot("ann", "one more?")
     assert caught.value.limit == 200
+    with pytest.raises(BallotExistsError):  # one that is there is told as such, full or not
+        await workspace.open_ballot("ann", "again?", proposal_id=ballots[7].id)
     await votes(workspace, ballots[0], ann="no", bob="no", cid="no")
     assert (await workspace.open_ballot("ann", "one more?")).is_open
 

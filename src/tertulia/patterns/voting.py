@@ -147,6 +147,8 @@ class Ballots:
             pinned_options = tuple([await self._pin(candidate, proposer) for candidate in candidates])
             paper = Paper(ballot_id, proposer, question, reason, now, pins, pinned_options)
             check_growth(paper, self._limit)
+            if await self._engine.get(self._keys.paper(ballot_id)) is not None:
+                raise BallotExistsError(ballot_id)  # also where there is room for no other
             await self._check_room(ballot_id)
             still = tuple(check for option in pinned_options for check in unmoved(option, self._data))
             absent = Check(self._keys.paper(ballot_id), absent=True)
