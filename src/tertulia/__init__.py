@@ -39,8 +39,12 @@ from tertulia.patterns.collaboration import (
     Contribution,
     ContributionStatus,
 )
+from tertulia.patterns.election import Election
+from tertulia.patterns.grants import Grant
 from tertulia.patterns.hybrid import HybridCommunicationSystem
+from tertulia.patterns.locks import Lock
 from tertulia.patterns.notifying import Notified
+from tertulia.patterns.semaphore import Semaphore
 from tertulia.patterns.vote_requests import VoteAnswers
 from tertulia.patterns.voting import Ballots
 from tertulia.patterns.workspace import BroadcastReceipt, CollaborativeWorkspace
@@ -55,6 +59,7 @@ from tertulia.records import (
     DeliveryMode,
     Failure,
     Finding,
+    Holder,
     MailboxStats,
     MemoryAccessMode,
     MemoryChange,
@@ -65,6 +70,7 @@ from tertulia.records import (
     QueuedMessage,
     Receipt,
     Snapshot,
+    WaitsFor,
     WhenFull,
 )
 from tertulia.regions import MemoryRegion
@@ -100,13 +106,17 @@ __all__ = [
     "DeliveryMode",
     "DeliveryTransaction",
     "Denominator",
+    "Election",
     "Failure",
     "Finding",
+    "Grant",
+    "Holder",
     "HybridAgent",
     "HybridCommunicationSystem",
     "Hypothesis",
     "HypothesisState",
     "KnowledgeSource",
+    "Lock",
     "MailboxStats",
     "MemoryAccessMode",
     "MemoryAwareAgent",
@@ -125,6 +135,7 @@ __all__ = [
     "Receipt",
     "Reject",
     "RetryLater",
+    "Semaphore",
     "SharedMemory",
     "Snapshot",
     "SolutionCandidate",
@@ -135,6 +146,7 @@ __all__ = [
     "Vote",
     "VoteAnswers",
     "VotingRule",
+    "WaitsFor",
     "WhenFull",
     "WorkRequest",
     "connect",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from tertulia.engines.base import Check, CheckFailed, Commit, Committed, Engine, Put, Record
@@ -50,25 +52,33 @@ class GuardFailed(Exception):  # noqa: N818 - a signal between modules, never se
 
 
 class GuardedEngine:
-    """The part of an engine that a memory's calls use, with checks of its owner's in every commit."""
+    """The part of an engine that a memory's calls use, with checks of its owner's in every commit.
 
-    def __init__(self, engine: Engine, checks: tuple[Check, ...]) -> None:
+    `refusal` returns what is raised when one of them has failed.
+    """
+
+    def __init__(
+        self, engine: Engine, checks: tuple[Check, ...], refusal: Callable[[], Exception] = GuardFailed
+    ) -> None:
         self._engine = engine
         self._checks = checks
+        self._refusal = refusal
         self.capabilities = engine.capabilities
         self.scan = engine.scan
         self.get = engine.get
+        self.watch = engine.watch
+        self.stats = engine.stats
 
     async def put(self, put: Put) -> Record:
         """Commit one put, and return the record."""
         return (await self.commit(Commit(puts=(put,)))).records[0]
 
     async def commit(self, commit: Commit) -> Committed:
-        """Commit, unless a guard has failed: that raises GuardFailed."""
+        """Commit, unless a guard has failed: that raises the refusal."""
         guarded = msgspec.structs.replace(commit, checks=(*self._checks, *commit.checks))
         try:
             return await self._engine.commit(guarded)
         except CheckFailed as failed:
             if failed.check in self._checks:
-                raise GuardFailed from None
+                raise self._refusal() from None
             raise

@@ -19,6 +19,7 @@
     │   ├── KeyNotFoundError (LookupError)  the key is not there (any more)
     │   ├── AlreadySettledError             another attempt of this message committed first
     │   └── LeaseLostError                  the lease ran out and somebody else may hold it
+    │       └── LockLostError               the same of a lock, a permit or a leadership
     ├── AccessDeniedError (PermissionError) you may not
     │   ├── NotAMemberError                 the agent is not in the workspace
     │   └── NotAnElectorError               the agent is not in the ballot's electorate
@@ -45,6 +46,12 @@
     ├── CollaborationError                  somebody contributed nothing
     ├── ComputeFailedError                  whoever computed a cached value could not
     ├── ComputeTimeoutError (TimeoutError)  a cached value was not there in time
+    ├── LockError
+    │   ├── LockTimeoutError (TimeoutError) it was not free in time
+    │   ├── AlreadyHeldError                the one who asks holds it already
+    │   ├── NotHolderError                  who wants to release it does not hold it
+    │   ├── LineFullError                   too many wait for it already
+    │   └── DeadlockError                   it waited for what waits for it
     ├── WatchLaggedError                    the watcher fell behind; changes between are gone
     ├── EngineError                         it broke
     │   ├── EngineUnavailableError          the engine cannot be reached
@@ -64,7 +71,10 @@ What a handler raises to decide its message's fate are not errors and stand apar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from tertulia.records import WaitsFor
 
 
 class TertuliaError(Exception):
@@ -233,6 +243,21 @@ class LeaseLostError(ConflictError):
     def __init__(self, name: str) -> None:
         super().__init__(f"the lease on {name!r} is lost")
         self.name = name
+
+
+class LockLostError(LeaseLostError):
+    """A lock, permit or leadership is not held any more: nothing that relied on it was changed.
+
+    `kind` is "lock", "semaphore" or "election"; `why` says how it was lost.
+    """
+
+    def __init__(self, kind: str, names: Iterable[str], agent_id: str, why: str) -> None:
+        super().__init__(", ".join(names))
+        self.args = (f"{agent_id!r} does not hold {_what(kind, names)} any more: {why}",)
+        self.kind = kind
+        self.names = tuple(names)
+        self.agent_id = agent_id
+        self.why = why
 
 
 # --- You may not ---------------------------------------------------------------------------------
@@ -473,6 +498,73 @@ class ComputeTimeoutError(TertuliaError, TimeoutError):
         self.timeout = timeout
 
 
+# --- Locks, semaphores, elections ----------------------------------------------------------------
+
+
+class LockError(TertuliaError):
+    """A lock, a permit or a leadership could not be had, or given back. `kind` is what was asked for."""
+
+    def __init__(self, text: str, kind: str, names: Iterable[str], agent_id: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.names = tuple(names)
+        self.agent_id = agent_id
+
+
+class LockTimeoutError(LockError, TimeoutError):
+    """It was not free in time; nothing is held, and the place in the line is given up.
+
+    `holders`: the agents that held any of it at the end.
+    """
+
+    def __init__(
+        self, kind: str, names: Iterable[str], agent_id: str, timeout: float, holders: tuple[str, ...]
+    ) -> None:
+        by = f"; held by {', '.join(map(repr, holders))}" if holders else ""
+        super().__init__(
+            f"{agent_id!r} did not get {_what(kind, names)} within {timeout:g} s{by}", kind, names, agent_id
+        )
+        self.timeout = timeout
+        self.holders = holders
+
+
+class AlreadyHeldError(LockError):
+    """Whoever asks holds it already, and would wait for itself. Locks, semaphores and elections are not re-entrant."""
+
+    def __init__(self, kind: str, names: Iterable[str], agent_id: str) -> None:
+        text = f"{agent_id!r} asks for {_what(kind, names)} where that is held already: it would wait for itself"
+        super().__init__(text, kind, names, agent_id)
+
+
+class NotHolderError(LockError):
+    """The agent does not hold what it wants to release. Nothing was changed. `holders`: the agents that do."""
+
+    def __init__(self, kind: str, names: Iterable[str], agent_id: str, holders: tuple[str, ...]) -> None:
+        who = f"{', '.join(map(repr, holders))} does" if holders else "nobody does"
+        super().__init__(f"{agent_id!r} does not hold {_what(kind, names)} here; {who}", kind, names, agent_id)
+        self.holders = holders
+
+
+class LineFullError(LockError):
+    """As many wait for it already as may. Nothing was changed."""
+
+    def __init__(self, kind: str, names: Iterable[str], agent_id: str, limit: int) -> None:
+        super().__init__(f"{limit:,} wait for {_what(kind, names)} already", kind, names, agent_id)
+        self.limit = limit
+
+
+class DeadlockError(LockError):
+    """The wait could not end: it waited for somebody who waits for it. It was ended, so that the others can go on.
+
+    `cycle` has each wait of the circle: the first is the one that was ended; each waits for the agent of the next,
+    the last for that of the first.
+    """
+
+    def __init__(self, kind: str, names: Iterable[str], cycle: tuple[WaitsFor, ...]) -> None:
+        super().__init__("deadlock: " + "; ".join(map(str, cycle)), kind, names, cycle[0].agent_id)
+        self.cycle = cycle
+
+
 # --- Watching ------------------------------------------------------------------------------------
 
 
@@ -558,6 +650,13 @@ class Reject(HandlerVerdict):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def _what(kind: str, names: Iterable[str]) -> str:
+    """Return how a text calls what is held."""
+    listed = list(names)
+    plural = "s" if len(listed) > 1 else ""
+    return f"{kind}{plural} {', '.join(map(_short, listed))}"
 
 
 def _short(value: Any) -> str:

@@ -364,3 +364,38 @@ class Finding(Struct, frozen=True, kw_only=True):
     level: str
     subject: str
     detail: str
+
+
+# --- Locks ---------------------------------------------------------------------------------------
+
+
+class Holder(Struct, frozen=True, kw_only=True):
+    """Who holds a lock, a permit of a semaphore, or the leadership of an election.
+
+    `fence` is the revision at which it was granted: later grants have greater ones, renewals change nothing.
+    """
+
+    agent_id: str
+    name: str
+    fence: int
+    since: datetime
+    expires_at: datetime
+
+
+class WaitsFor(Struct, frozen=True, kw_only=True):
+    """One wait: an agent, what it waits for, since when, and the agents that it waits for.
+
+    `kind` is "lock", "semaphore", "election", or "request": then `name` is the agent that was asked.
+    """
+
+    agent_id: str
+    kind: str
+    name: str
+    held_by: tuple[str, ...]
+    since: datetime
+
+    def __str__(self) -> str:
+        if self.kind == "request":
+            return f"{self.agent_id!r} waits for a reply of {self.name!r}"
+        holders = " and ".join(map(repr, self.held_by)) or "nobody"
+        return f"{self.agent_id!r} waits for {self.kind} {self.name!r}, held by {holders}"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from tertulia._codec import convert, decode_plain
 from tertulia._commits import check_commit_size, conflict
 from tertulia._names import check_key
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Sent, Settle
-from tertulia.errors import InvalidInputError, KeyExistsError, KeyNotFoundError, TertuliaError
+from tertulia.errors import ConflictError, InvalidInputError, KeyExistsError, KeyNotFoundError, TertuliaError
 from tertulia.messaging.outbox import Outbox
 from tertulia.records import KEEP, DeliveryMode, Keep, MemoryEntry, Message
 
@@ -48,6 +48,7 @@ class Transaction:
         self._settles: tuple[Settle, ...] = ()
         self._state = "open"
         self._seen_checks: list[Check] = []
+        self._guards: dict[Check, Callable[[], ConflictError]] = {}
         self._records: tuple[Record, ...] = ()
         self._sent: tuple[Sent, ...] = ()
         self.revision: int | None = None
@@ -171,7 +172,8 @@ class Transaction:
             committed = await self._outbox.commit(commit)
         except CheckFailed as failed:
             self.lost_race = failed.check in self._seen_checks
-            raise conflict(failed, failed.check.key) from None
+            refusal = self._guards.get(failed.check)
+            raise (conflict(failed, failed.check.key) if refusal is None else refusal()) from None
         finally:
             self._state = "ended"
         self.revision = committed.revision
@@ -199,6 +201,12 @@ class Transaction:
         raise InvalidInputError(f"this transaction has committed no write of {key!r}")
 
     # --- inside ---
+
+    def _guard(self, check: Check, refusal: Callable[[], ConflictError]) -> None:
+        """Commit only if this holds; `refusal` returns the error for when it does not."""
+        self._check_open()
+        self._checks.append(check)
+        self._guards[check] = refusal
 
     def _check(self, key: str, agent: str) -> None:
         self._check_open()

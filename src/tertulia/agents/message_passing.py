@@ -28,8 +28,9 @@ from tertulia.errors import (
     UnknownAgentError,
 )
 from tertulia.messaging.broker import MessageBroker
-from tertulia.messaging.context import HANDLING, Handling
+from tertulia.messaging.context import HANDLING, WAITS_HEADER, Handling
 from tertulia.messaging.delivery import PART_HEADER, Delivery, reply_send
+from tertulia.patterns._leases import leases_of
 from tertulia.records import DeliveryMode, Message, Receipt, WhenFull, new_id
 
 F = TypeVar("F", bound=Function)
@@ -210,7 +211,7 @@ class MessagePassingAgent:
             sent=self.broker.outbox.time(),
             reply_to=desk.address,
             delivery_mode=delivery_mode,
-            headers=type_headers(content),
+            headers=type_headers(content) if not desk.observers else desk.headers(self.agent_id, type_headers(content)),
             expires=deadline,
         )
         if delivery_mode.__class__ is not DeliveryMode:
@@ -242,6 +243,9 @@ class MessagePassingAgent:
         outbox = self.broker.outbox
         send = reply_send(outbox, original_message, self.agent_id, content)
         self._replied.add(original_message.id)
+        handling = HANDLING.get()
+        if handling is not None and handling.message_id == original_message.id:
+            HANDLING.set(replace(handling, answered=True))
         sent = await outbox.store(send)
         outbox.note(original_message, "answered")
         return Receipt(send.message_id, sent.delivered)
@@ -303,7 +307,11 @@ class MessagePassingAgent:
             await broker.turn_away(claimed)
             return
         deadline = None if message.reply_to is None else message.expires
-        token = HANDLING.set(Handling((*message.hops, self.agent_id), deadline))
+        marked = message.headers is not None and WAITS_HEADER in message.headers
+        if marked:
+            leases_of(broker)  # so that what this handler waits for, on behalf of who waits for it, is known too
+        handling = Handling((*message.hops, self.agent_id), deadline, message.id, message.attempt, marked=marked)
+        token = HANDLING.set(handling)
         broker.leases.hold(claimed, self._lease)
         try:
             handler = self._handlers.find(message)

@@ -13,6 +13,7 @@ from tertulia.blocking.faces import (
     Transaction,
 )
 from tertulia.blocking.hybrid import CollaborationTask, HybridAgent, HybridCommunicationSystem
+from tertulia.blocking.locks import Election, Grant, Hold, LeaderWatch, Lock, Semaphore
 from tertulia.blocking.patterns import Ballots, CollaborativeWorkspace, WorkspaceWatch
 from tertulia.blocking.proxy import Stream
 from tertulia.blocking.space import Space, connect
@@ -23,8 +24,13 @@ __all__ = [
     "CollaborativeWorkspace",
     "Delivery",
     "DeliveryTransaction",
+    "Election",
+    "Grant",
+    "Hold",
     "HybridAgent",
     "HybridCommunicationSystem",
+    "LeaderWatch",
+    "Lock",
     "MemoryAwareAgent",
     "MemoryRegion",
     "MemoryWatch",
@@ -32,6 +38,7 @@ __all__ = [
     "MessagePassingAgent",
     "MessageQueue",
     "RegionWatch",
+    "Semaphore",
     "SharedMemory",
     "Space",
     "Stream",

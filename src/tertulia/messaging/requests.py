@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -31,8 +32,30 @@ from tertulia.records import DeliveryMode, Message, new_id
 _END = "end:"
 
 
+class RequestObserver(Protocol):
+    """Is told what the requests of one handle wait for; see RequestDesk.observers.
+
+    It is called in the requester's context, on the event loop, and neither raises nor (but for `ends`) waits.
+    """
+
+    def headers(self, sender: str) -> dict[str, str] | None:
+        """Return what the headers of a request made now get besides, or None."""
+        ...
+
+    def begins(self, request: Message, fail: Callable[[Exception], None]) -> None:
+        """Take note that a wait for a reply to this request begins. `fail` ends the wait with an error."""
+        ...
+
+    def ends(self, request: Message) -> Awaitable[None] | None:
+        """Take note that the wait is over, however; the requester goes on once the result, if any, was awaited."""
+        ...
+
+
 class RequestDesk:
-    """The requests of one handle that wait for replies, and the private mailbox that replies come to."""
+    """The requests of one handle that wait for replies, and the private mailbox that replies come to.
+
+    `observers` are told of every wait that begins from now on.
+    """
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -42,6 +65,7 @@ class RequestDesk:
         self._pending: dict[str, _Waiting] = {}
         self._alarm = Alarm(outbox.clock, self._end_overdue)
         self._stop: Callable[[], None] | None = None
+        self.observers: tuple[RequestObserver, ...] = ()
 
     async def request(self, message: Message, timeout: float) -> Message:
         """Send the message and return the reply to it; see MessageBroker.request_response."""
@@ -51,6 +75,8 @@ class RequestDesk:
     async def ask(self, message: Message, send: Send, until: float) -> Message:
         """Send an addressed message and return the reply to it, if it comes `until` then (monotonic)."""
         waiting = self._expect(message, until)
+        if self.observers:
+            self._tell_begin(waiting)
         try:
             await self._send(message, send, until)
             reply = await waiting.first
@@ -66,6 +92,8 @@ class RequestDesk:
             return replace(reply, content=parts, headers=None)
         finally:
             del self._pending[message.id]
+            if self.observers:
+                await self._tell_end(message)
 
     async def stream(self, message: Message, timeout: float) -> AsyncIterator[Message]:
         """Send the message and iterate over the parts of its reply."""
@@ -74,7 +102,7 @@ class RequestDesk:
         waiting = self._expect(message, until)
         try:
             await self._send(message, send, until)
-            reply = await waiting.first
+            reply = await self._observed(waiting, waiting.first)
             while True:
                 if reply.headers is None or PART_HEADER not in reply.headers:
                     yield _checked(reply)
@@ -82,7 +110,7 @@ class RequestDesk:
                 if waiting.parts().is_end(reply):
                     return
                 yield reply
-                reply = await waiting.parts().next_reply()
+                reply = await self._observed(waiting, waiting.parts().next_reply())
         finally:
             del self._pending[message.id]
 
@@ -97,7 +125,16 @@ class RequestDesk:
     def addressed(self, message: Message, timeout: float) -> tuple[Message, float]:
         """Return the message with reply address and deadline, and when that is on the monotonic clock."""
         deadline, until = self.deadline(message.receiver, message.id, timeout)
-        return replace(message, reply_to=self.address, expires=deadline), until
+        headers = self.headers(message.sender, message.headers) if self.observers else message.headers
+        return replace(message, reply_to=self.address, expires=deadline, headers=headers), until
+
+    def headers(self, sender: str, headers: dict[str, str] | None) -> dict[str, str] | None:
+        """Return the headers of a request made now, with what the observers add to them."""
+        for observer in self.observers:
+            more = observer.headers(sender)
+            if more and (headers is None or headers.__class__ is dict):  # else it is about to be refused
+                headers = {**(headers or {}), **more}
+        return headers
 
     def deadline(self, receiver: str, message_id: str, timeout: float) -> tuple[float, float]:
         """Return when a request made now ends, in civil and in monotonic time.
@@ -137,6 +174,26 @@ class RequestDesk:
         outbox.note(message, "sent")
         if send.mailbox != message.receiver:
             raise LoopError(message.receiver, message.hops)
+
+    async def _observed(self, waiting: _Waiting, reply: Awaitable[Message]) -> Message:
+        """Await a reply, or a part of one, and let the observers know how long."""
+        if not self.observers:
+            return await reply
+        self._tell_begin(waiting)
+        try:
+            return await reply
+        finally:
+            await self._tell_end(waiting.message)
+
+    def _tell_begin(self, waiting: _Waiting) -> None:
+        for observer in self.observers:
+            observer.begins(waiting.message, waiting.fail)
+
+    async def _tell_end(self, message: Message) -> None:
+        for observer in self.observers:
+            rest = observer.ends(message)
+            if rest is not None:
+                await rest
 
     def _on_reply(self, claimed: Claimed) -> None:
         try:
