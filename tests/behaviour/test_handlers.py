@@ -311,6 +311,36 @@ async def test_a_handler_that_lost_a_race_over_what_it_read_is_called_again_with
         assert (await space.broker.get_stats()).failed == 0
 
 
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_handler_that_commits_its_transaction_by_itself_is_done_with_its_message(answers: bool):  # noqa: FBT001 - a parameter of the test
+    async with connect("memory:") as space:
+        teller = MessagePassingAgent("teller", space.broker, max_attempts=1)
+        calls = 0
+
+        @teller.on_message("default")
+        async def add(message: Message, transaction: DeliveryTransaction) -> str:
+            nonlocal calls
+            calls += 1
+            await transaction.read("total", reader="teller")
+            if calls == 1:
+                await space.memory.write("total", 1, owner="rival")  # somebody else is faster
+            transaction.write("total", message.content, owner="teller")
+            if answers and message.reply_to is not None:
+                transaction.reply("done")
+            await transaction.commit()
+            return "done"
+
+        async with teller:
+            bank = MessagePassingAgent("bank", space.broker)
+            assert await soon(bank.request("teller", 5)) == "done"
+            await bank.send("teller", 6)
+            assert await soon(bank.request("teller", 7)) == "done"
+        assert await space.memory.read("total", reader="bank") == 7
+        assert calls == 4
+        assert (await space.broker.get_stats()).failed == 0
+        assert (await space.broker.mailbox_stats("teller")).waiting == 0
+
+
 async def test_a_transaction_that_fails_for_another_reason_than_a_race_is_a_failure():
     async with connect("memory:") as space:
         teller = MessagePassingAgent("teller", space.broker)

@@ -82,8 +82,9 @@ class MessagePassingAgent:
 
         "default" gets what has no other handler. A class, or `content_type`, has the content rebuilt as that type;
         content that does not fit goes to the dead letters. The function takes the message, and, if it has a second
-        parameter, a DeliveryTransaction that is committed with the reply and the acknowledgement when it returns. If
-        what it read through the transaction has changed by then, it is called again, without counting a failure.
+        parameter, a DeliveryTransaction that is committed with the reply and the acknowledgement when it returns, or
+        earlier by the function itself. If what it read through the transaction has changed by then, it is called again,
+        without counting a failure.
         What it returns answers a request; an async generator's parts are streamed. An exception is logged and
         counted, and the message is retried, or a request answered with RemoteError; see RetryLater and Reject.
         """
@@ -355,11 +356,15 @@ class MessagePassingAgent:
         """Call a handler and commit what it did; again, if something that it read had changed by then."""
         for races in range(MAX_RACES):
             transaction = delivery.transaction()
-            result = await _result(handler.function(message, transaction))
-            if self._owes_reply(message) and not transaction.replied:
-                transaction.reply(result)
             try:
-                await transaction.commit()
+                result = await _result(handler.function(message, transaction))
+                answers = self._owes_reply(message) and not transaction.replied
+                if transaction.revision is None:
+                    if answers:
+                        transaction.reply(result)
+                    await transaction.commit()
+                elif answers:  # the handler has committed by itself, without its answer
+                    await self.reply(message, result)
             except ConflictError:
                 if not transaction.lost_race or races == MAX_RACES - 1:
                     raise
