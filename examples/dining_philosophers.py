@@ -14,7 +14,7 @@ import asyncio
 from tertulia import Lock, Space, connect
 from tertulia.errors import DeadlockError
 
-PHILOSOPHERS = ["Hypatia", "Averroes", "Ibn Rushd", "Zhuangzi", "Arendt"]
+PHILOSOPHERS = ["Hypatia", "Averroes", "Zhuangzi", "Sor Juana", "Arendt"]
 MEALS = 20
 
 
@@ -60,8 +60,8 @@ async def main() -> None:
         first = min(deadlocks, key=lambda deadlock: deadlock.cycle[0].since)
         print(f"one fork after the other: {first.agent_id} is told of the circle")
         for wait in first.cycle:
-            print(f"  {wait}")
-        print(f"and everybody had {MEALS} meals, after {len(deadlocks)} or fewer circles were broken")
+            print(wait)
+        print(f"it puts its fork back; {len(deadlocks)} broken in all, and everybody had {MEALS} meals")
 
         told = await asyncio.gather(*(dine_with_both_forks(space, seat) for seat in seats))
         print(f"both forks at once: everybody had {MEALS} meals, {sum(map(len, told))} deadlocks")

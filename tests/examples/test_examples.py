@@ -65,6 +65,16 @@ EXPECTED = {
         the figures were computed 1 time, and taken from the cache 1 time
         cached keys to take back when the file changes: 1
     """,
+    "dining_philosophers.py": r"""
+        one fork after the other: [\w ]+ is told of the circle
+        '[\w ]+' waits for lock 'fork \d', held by '[\w ]+'
+        '[\w ]+' waits for lock 'fork \d', held by '[\w ]+'
+        '[\w ]+' waits for lock 'fork \d', held by '[\w ]+'
+        '[\w ]+' waits for lock 'fork \d', held by '[\w ]+'
+        '[\w ]+' waits for lock 'fork \d', held by '[\w ]+'
+        it puts its fork back; \d+ broken in all, and everybody had 20 meals
+        both forks at once: everybody had 20 meals, 0 deadlocks
+    """,
     "cipher.py": r"""
         ended by solution: people who work together need a place where .* how it came about carlsen
         right: True; every source had a part in it: True

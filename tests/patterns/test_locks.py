@@ -474,6 +474,7 @@ async def test_a_handler_commits_under_a_lock_and_handles_its_message_in_one_com
 
         await MessagePassingAgent("ann", space.broker).send("teller", "in time")
         await until_holds(harness, lambda: seen)
+        assert (await space.broker.get_stats()).failed == 0
         with pytest.raises(RemoteError, match="LockLostError"):
             await soon(harness, MessagePassingAgent("ann", space.broker).request("teller", "late"))
     assert await space.memory.read("balance", reader="ann") == "in time"
