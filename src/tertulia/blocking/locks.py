@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from tertulia.blocking.faces import SharedMemory, Transaction
 from tertulia.blocking.portal import Session
-from tertulia.blocking.proxy import Entered, Iterated, Proxy, adapt, blocks, gives, runs, stands_for, takes
+from tertulia.blocking.proxy import Entered, Iterated, Proxy, adapt, blocks, gives, stands_for, takes
 from tertulia.blocking.space import Space
 from tertulia.patterns import _flow, _leased, election, grants, locks, semaphore
 from tertulia.records import Holder
+
+T = TypeVar("T", bound=Transaction)
 
 
 @stands_for(grants.Grant)
@@ -29,8 +31,12 @@ class Grant(Proxy[grants.Grant]):
     update = blocks(grants.Grant.update)
     delete = blocks(grants.Grant.delete)
     transaction = gives(grants.Grant.transaction, Transaction)
-    guard = runs(grants.Grant.guard)
     release = blocks(grants.Grant.release)
+
+    def guard(self, transaction: T) -> T:
+        """Let a transaction, such as a handler's, commit only while the grant stands; return it."""
+        self.portal_call("guard", transaction)
+        return transaction
 
     @property
     def agent_id(self) -> str:
