@@ -1,34 +1,18 @@
 """What is stored for the listener of another process is handed over by the bell: once, in order, and never lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-import tertulia
-from tertulia.engines import _file_bell, _file_letters, file
+from tertulia.engines import _file_bell, _file_letters
 from tertulia.engines._file_bell import Bell, Rung
 from tertulia.engines.base import Engine, Send
 from tertulia.engines.file import FileEngine
+from tests.file.apart import two_processes
 
 PATIENCE = 10.0  # seconds; only a hang meets it
 MANY = 60  # more than any bell has room for
-
-
-@asynccontextmanager
-async def two_processes(tmp_path: Path) -> AsyncIterator[tuple[FileEngine, Engine]]:
-    """Open a space twice, as two processes would: sharing nothing but the file."""
-    url = f"file:{tmp_path}/space.db"
-    async with tertulia.connect(url) as here:
-        shared = dict(file._SHARED)  # noqa: SLF001 - what another process would not see
-        file._SHARED.clear()  # noqa: SLF001
-        there = await tertulia.connect(url)
-        file._SHARED.update(shared)  # noqa: SLF001
-        async with there:
-            assert isinstance(here.engine, FileEngine)
-            yield here.engine, there.engine
 
 
 def listening(engine: Engine) -> list[str]:

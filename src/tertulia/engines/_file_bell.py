@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tertulia.engines._file_format import encode
+from tertulia.engines.base import Claimed
 
 MAX_PATH = 100  # bytes; a socket's address has room for 108 on Linux and 104 on macOS
 MAX_DATAGRAM = 64 * 1024  # bytes; what is larger is not for a doorbell: half of the smallest usual buffer
@@ -21,7 +22,7 @@ MAX_RINGS = 256  # read at once, so that a noisy neighbour cannot keep the event
 MAX_CLEARED = 256  # left-over sockets looked at when a bell is hung up: some milliseconds, and the next one goes on
 RING = b""
 
-_read_carried = msgspec.msgpack.Decoder(tuple[str, str, bytes, int]).decode
+_read_carried = msgspec.msgpack.Decoder(tuple[str, str, bytes, int, float, int, tuple[bytes, ...]]).decode
 
 
 class Rung(Enum):
@@ -75,11 +76,16 @@ class Bell:
                 found.append(self.socket.recv(MAX_DATAGRAM))
         return found
 
-    def close(self) -> None:
-        """Take the bell down."""
-        self.socket.close()
+    def take_down(self) -> list[bytes]:
+        """Let nobody find the bell any more; return what was not heard. Others can still be rung."""
         with suppress(OSError):
             os.unlink(self.path)  # noqa: PTH108 - a socket, not a file
+        return self.heard()
+
+    def close(self) -> None:
+        """Take the bell down for good."""
+        self.take_down()
+        self.socket.close()
 
 
 def runtime_directory() -> Path | None:
@@ -108,20 +114,27 @@ def clear_away(directory: Path, prefix: str) -> None:
                 path.unlink(missing_ok=True)
 
 
-def pack_carried(mailbox: str, message_id: str, body: bytes, sequence: int = 0) -> bytes | None:
+def pack_carried(claimed: Claimed, due: float = 0.0) -> bytes | None:
     """Return a datagram that carries a message, or None where it is too large.
 
-    `sequence` is the place of one that is stored too; 0 for one that is stored nowhere.
+    `due` is when the lease ends, on the shared time, of one that is handed over with a lease. Without it, a message
+    with a place in the order of the space's is stored too, for a listener; one without is stored nowhere.
     """
-    datagram = encode((mailbox, message_id, body, sequence))
+    datagram = encode(
+        (
+            claimed.mailbox, claimed.message_id, claimed.body, claimed.sequence, due, claimed.max_attempts,
+            claimed.notes,
+        )
+    )  # fmt: skip
     return datagram if len(datagram) <= MAX_DATAGRAM else None
 
 
-def unpack_carried(datagram: bytes) -> tuple[str, str, bytes, int] | None:
-    """Return the message that a datagram carries; None for a mere ring."""
+def unpack_carried(datagram: bytes) -> tuple[Claimed, float] | None:
+    """Return the message that a datagram carries, and when its lease ends; None for a mere ring."""
     if not datagram:
         return None
     try:
-        return _read_carried(datagram)
+        mailbox, message_id, body, sequence, due, max_attempts, notes = _read_carried(datagram)
     except msgspec.MsgspecError:
         return None
+    return Claimed(mailbox, message_id, body, sequence, notes=notes, max_attempts=max_attempts), due

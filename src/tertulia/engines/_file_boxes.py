@@ -15,7 +15,7 @@ from tertulia.engines._file_format import (
 from tertulia.engines._file_mail import (
     HEADS,
     RESIZE,
-    WAITING,
+    WAITS,
     WHEN_FULL,
     Box,
     body_of,
@@ -81,7 +81,7 @@ def _move(session: Session, box: Box, heir: Box, note: bytes) -> None:
         notes = read_notes(message.notes)
         packed = encode((*notes, note) if note else notes)
         place = place_in(heir.id, message_id)
-        insert(session, heir, place, message_id, body_of(session.execute, message), WAITING, 0.0, 0, packed)
+        insert(session, heir, place, message_id, body_of(session.execute, message), WAITS, 0, packed)
     session.execute(RESIZE, (heir.size, heir.name))
 
 

@@ -51,7 +51,7 @@ CREATE TABLE topics(
 CREATE TABLE messages(
   place INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, box INTEGER NOT NULL, message_id TEXT NOT NULL,
   state INTEGER NOT NULL, due REAL NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL,
-  dedupe INTEGER NOT NULL, stored_at REAL NOT NULL, notes BLOB NOT NULL, body_crc INTEGER NOT NULL,
+  flags INTEGER NOT NULL, stored_at REAL NOT NULL, notes BLOB NOT NULL, body_crc INTEGER NOT NULL,
   crc INTEGER NOT NULL, body BLOB
 );
 CREATE INDEX messages_order ON messages(box, due, sequence);
@@ -63,7 +63,9 @@ CREATE INDEX markers_until ON markers(box, until);
 CREATE TABLE bells(
   instance TEXT PRIMARY KEY, path TEXT NOT NULL, pid INTEGER NOT NULL, since REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE interests(topic TEXT NOT NULL, instance TEXT NOT NULL, PRIMARY KEY(topic, instance)) WITHOUT ROWID;
+CREATE TABLE interests(
+  topic TEXT NOT NULL, instance TEXT NOT NULL, lease REAL NOT NULL, PRIMARY KEY(topic, instance)
+) WITHOUT ROWID;
 CREATE TABLE listeners(name TEXT PRIMARY KEY, instance TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE letters(
   sequence INTEGER PRIMARY KEY, instance TEXT NOT NULL, name TEXT NOT NULL, message_id TEXT NOT NULL,

@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import apsw
+from msgspec.structs import replace
 
 from tertulia._background import logger
 from tertulia._clock import Alarm, Clock
 from tertulia.engines._file_bell import RING, Bell, clear_away, pack_carried, runtime_directory, unpack_carried
 from tertulia.engines._file_format import COUNTERS, FAILURES, Execute, counters_in, translated
+from tertulia.engines._file_handed import Handed
 from tertulia.engines._file_letters import Letters
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_mail import find_box, is_held_back, look, unclaim
@@ -40,6 +42,7 @@ POLL = 0.25  # seconds between two looks while somebody waits: how late a lost r
 POLL_ONLY = 0.02  # the same where there are no bells
 TRANSIENTS = 1_000  # emitted messages that wait for a mailbox's consumers; more are lost, as they may be
 STOCKED = 10_000  # mailboxes of which it is known that they hold something; for others a claim looks first
+MANY_LEASES = 0.0  # in place of the one that all claims of a mailbox ask for
 READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
 RETRY_SWEEP = 0.05  # seconds until the next batch of expired keys, so that others can write meanwhile
 RETRY_LOOK = 0.25  # seconds until the file is read again for those who wait, when it could not be; as often as POLL
@@ -69,7 +72,7 @@ class Hub:
         self.listeners: dict[str, Callable[[Claimed], None]] = {}
         self.transients: dict[str, deque[Claimed]] = {}
         self.ordered: set[str] = set()  # mailboxes that were, when last looked at
-        self.interests: set[str] = set()
+        self.interests: dict[str, float] = {}
         self._consumers: tuple[int, dict[str, list[tuple[str, str]]]] = (-1, {})
         self.bell: Bell | None = None
         self.setup: asyncio.Future[Any] | None = None
@@ -78,6 +81,7 @@ class Hub:
         self._data_version = -1
         self.letters = Letters(self.execute, self.instance, self.listeners, self.write_soon)
         self.rings = Rings(self.open_bell, self.forget)
+        self.handed = Handed(self.claimants, self.unclaim)
         self.stocked: set[str] = set()  # mailboxes that a claim need not look into before it writes
         self._emitted = 0
         self.due_alarm = Alarm(clock, self._on_due)
@@ -128,13 +132,16 @@ class Hub:
                 stream.wake()
         if effects.expires < inf:
             self.expiry_alarm.ring_in(effects.expires - self.clock.time())
-        if effects.posts or effects.ring:
+        if effects.posts or effects.ring or effects.handed:
             self._wake_others(effects)
 
     def _wake_others(self, effects: Effects) -> None:
+        for instance, path, claimed, due in effects.handed:
+            carried = pack_carried(claimed, due)
+            if carried is None or not self.rings.hand(instance, path, carried):
+                self.unclaim([claimed])
         for instance, path, letter in effects.posts:
-            carried = pack_carried(letter.mailbox, letter.message_id, letter.body, letter.sequence)
-            self.rings.ring(instance, path, carried or RING)
+            self.rings.ring(instance, path, pack_carried(letter) or RING)
         for instance, path in effects.ring.items():
             self.rings.ring(instance, path)
 
@@ -176,15 +183,25 @@ class Hub:
 
     # --- being woken ---
 
-    async def take_interest(self, topic: str) -> None:
-        """Have this process rung from now on when a topic's time has come."""
-        if topic in self.interests:
-            self.start_poll()
+    def has_interest(self, topic: str, lease: float) -> bool:
+        """Tell whether this process is rung when a topic's time has come, and looks from time to time besides."""
+        if self.interests.get(topic) not in (lease, MANY_LEASES):
+            return False
+        self.start_poll()
+        return True
+
+    async def take_interest(self, topic: str, lease: float = MANY_LEASES) -> None:
+        """Have this process rung from now on when a topic's time has come.
+
+        `lease` is what claims of a mailbox ask for, if they all ask for the same.
+        """
+        if self.has_interest(topic, lease):
             return
+        lease = MANY_LEASES if topic in self.interests else lease
         self.open_bell()
         if self.bell is not None:
-            await self.writer.write(lambda session: join(session, self._bell_row(), (topic,), ()))
-            self.interests.add(topic)
+            await self.writer.write(lambda session: join(session, self._bell_row(), {topic: lease}, ()))
+            self.interests[topic] = lease
         self.start_poll()
 
     def listen(self, name: str, callback: Callable[[Claimed], None]) -> Callable[[], None]:
@@ -192,7 +209,7 @@ class Hub:
         self.open_bell()
         self.listeners[name] = callback
         row = self._bell_row()
-        self._set_up(self.write_soon(lambda session: join(session, row, (), (name,))))
+        self._set_up(self.write_soon(lambda session: join(session, row, {}, (name,))))
         self.start_poll()
 
         def stop() -> None:
@@ -247,11 +264,16 @@ class Hub:
         carried = unpack_carried(datagram)
         if carried is None:
             return False
-        name, message_id, body, sequence = carried
-        if sequence:
-            self.letters.take(Claimed(name, message_id, body, sequence))
+        claimed, due = carried
+        if due:
+            left = due - self.time.now()
+            if left > 0.0:  # else it is late, and will come again
+                self.handed.put(replace(claimed, lease_until=self.clock.monotonic() + left))
+                self.due_alarm.ring_in(left)
+        elif claimed.sequence:
+            self.letters.take(claimed)
         else:
-            self.take_emitted(name, message_id, body)
+            self.take_emitted(claimed.mailbox, claimed.message_id, claimed.body)
         return True
 
     def look_around(self) -> bool:
@@ -299,6 +321,7 @@ class Hub:
         try:
             version = self.execute("PRAGMA data_version").get
             if version != self._data_version and self.look_around():
+                self.handed.find(self.execute, self.time, self.instance)
                 self._set_expiry_alarm()
                 self._stay_known()
                 self._data_version = version
@@ -311,7 +334,7 @@ class Hub:
             return
         known = self.execute("SELECT 1 FROM bells WHERE instance = ?", (self.instance,)).get
         if known is None:
-            row, topics, names = self._bell_row(), tuple(self.interests), tuple(self.listeners)
+            row, topics, names = self._bell_row(), dict(self.interests), tuple(self.listeners)
             self.write_soon(lambda session: join(session, row, topics, names))
 
     # --- emitted messages ---
@@ -456,6 +479,9 @@ class Hub:
                     await self.writer.write(lambda session: leave(session, self.instance))
         except (EngineError, TimeoutError):
             logger.exception("%s could not be left properly", self.place.path)
+        if self.bell is not None:
+            for datagram in self.bell.take_down():
+                self._take_carried(datagram)  # nobody waits here any more, so what is handed over is given back
         await self.writer.aclose()
         if self.bell is not None:
             self.bell.close()

@@ -23,7 +23,8 @@ from tertulia.engines._file_format import (
     row_checksum,
     rows,
 )
-from tertulia.engines._file_session import Session
+from tertulia.engines._file_session import HandedOver, Session
+from tertulia.engines._file_time import FileClock
 from tertulia.engines.base import Claimed, Publish, Send, Sent, Settle
 from tertulia.errors import (
     AlreadySettledError,
@@ -36,10 +37,13 @@ from tertulia.records import WhenFull
 
 WAITING, LEASED, DELAYED = range(3)
 WHEN_FULL = (WhenFull.REJECT, WhenFull.WAIT, WhenFull.DROP_OLDEST)  # as the file has them: never reorder
+DEDUPE = 1  # of a message's flags: its id is remembered after it was settled
+WAITS = (WAITING, 0.0, 0)  # state, time when it is due, and attempts of a message that was just sent
+HANDED = 32 * 1024  # bytes of a message that may be handed over: with its names it fits into a datagram
 FORGET_EVERY = 512  # remembered ids between two looks at whether a mailbox remembers too many
 
 COLUMNS = (
-    "place, sequence, box, message_id, state, due, attempt, failures, dedupe, stored_at, notes, body_crc, crc, body"
+    "place, sequence, box, message_id, state, due, attempt, failures, flags, stored_at, notes, body_crc, crc, body"
 )
 _META = 12  # of those columns are covered by `crc`, which follows them
 _INSERT = f"INSERT INTO messages({COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -47,11 +51,16 @@ _READY = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND due = 0.0 ORDER BY s
 _BY_PLACE = f"SELECT {COLUMNS} FROM messages WHERE place = ?"  # noqa: S608
 _DUE = f"SELECT {COLUMNS} FROM messages WHERE box = ? AND due > 0.0 AND due <= ?"  # noqa: S608
 _ALL = f"SELECT {COLUMNS} FROM messages WHERE box = ? ORDER BY sequence LIMIT ?"  # noqa: S608
-_CHANGE = "UPDATE messages SET state = ?, due = ?, attempt = ?, failures = ?, notes = ?, crc = ? WHERE place = ?"
+_CHANGE = (
+    "UPDATE messages SET state = ?, due = ?, attempt = ?, failures = ?, flags = ?, notes = ?, crc = ? WHERE place = ?"
+)
 _LOOK = (
     "SELECT id, packed, (SELECT due FROM messages WHERE box = h.id AND due > 0.0 ORDER BY due LIMIT 1),"
     " (SELECT sequence FROM messages WHERE box = h.id AND due = 0.0 ORDER BY sequence LIMIT 1)"
     " FROM heads h WHERE name = ?"
+)
+_HANDED_TO = (
+    f"SELECT {COLUMNS} FROM messages WHERE box = ? AND due > ? AND state = 1 AND attempt = 1 AND flags >> 1 = ?"  # noqa: S608
 )
 _WHOSE = "SELECT box, message_id FROM messages WHERE place = ?"
 _sequence = attrgetter("sequence")
@@ -71,7 +80,7 @@ class Message(Struct, gc=False):
     due: float
     attempt: int
     failures: int
-    dedupe: int
+    flags: int
     stored_at: float
     notes: bytes
     body_crc: int
@@ -84,7 +93,7 @@ class Message(Struct, gc=False):
             encode(
                 (
                     self.place, self.sequence, self.box, self.message_id, self.state, self.due, self.attempt,
-                    self.failures, self.dedupe, self.stored_at, self.notes, self.body_crc,
+                    self.failures, self.flags, self.stored_at, self.notes, self.body_crc,
                 )
             )
         )  # fmt: skip
@@ -217,10 +226,12 @@ class Sending:
             dropped = self._make_room(box)
         session = self._session
         notes = encode(send.notes) if send.notes else NO_NOTES
-        state, due = WAITING, 0.0
+        stage, flags = WAITS, int(send.dedupe)
         if send.delay > 0.0:
-            state, due = DELAYED, session.clock.now() + send.delay
-        insert(session, box, place, send.message_id, send.body, state, due, int(send.dedupe), notes)
+            stage = (DELAYED, session.clock.now() + send.delay, 0)
+        elif box.size == 0 and not box.ordered and (handed := _hand_over(session, box, send, notes)):
+            stage, flags = (LEASED, handed.due, 1), flags | _mark_of(handed.instance)
+        insert(session, box, place, send.message_id, send.body, stage, flags, notes)
         session.execute(RESIZE, (box.size, box.name))
         return Sent(1, dropped=dropped) if dropped else _SENT
 
@@ -252,22 +263,57 @@ def insert(
     place: int,
     message_id: str,
     body: bytes,
-    state: int,
-    due: float,
-    dedupe: int,
+    stage: tuple[int, float, int],
+    flags: int,
     notes: bytes,
 ) -> None:
     """Store a message as the newest of its mailbox; the mailbox's row is the caller's to write."""
     session.sequence = sequence = session.sequence + 1
     beside = len(body) > INLINE_BODY
     covered = (
-        place, sequence, box.id, message_id, state, due, 0, 0, dedupe, session.clock.time(), notes, crc32(body),
+        place, sequence, box.id, message_id, *stage, 0, flags, session.clock.time(), notes, crc32(body),
     )  # fmt: skip
     session.execute(_INSERT, (*covered, crc32(encode(covered)), None if beside else body))
     if beside:
         session.execute("INSERT INTO bodies(sequence, body) VALUES(?, ?)", (session.sequence, body))
     box.size += 1
-    session.claimable(box.name)  # delayed ones too: who waits learns when they are due
+    if stage[0] != LEASED:
+        session.claimable(box.name)  # delayed ones too: who waits learns when they are due
+
+
+def _hand_over(session: Session, box: Box, send: Send | Publish, notes: bytes) -> HandedOver | None:
+    """Claim the message that is about to be stored for who waits for it, if only one process does."""
+    claimant = session.only_claimant(box.name)
+    if claimant is None or len(send.body) + len(notes) > HANDED:
+        return None
+    instance, path, lease = claimant
+    claimed = Claimed(
+        box.name, send.message_id, send.body, session.sequence + 1, notes=send.notes, max_attempts=box.max_attempts
+    )
+    handed = HandedOver(instance, path, claimed, session.clock.now() + lease)
+    session.effects.handed.append(handed)
+    return handed
+
+
+def _mark_of(instance: str) -> int:
+    """Return the flags of a message that was handed over to a process: a number for it, beside the first bit."""
+    return crc32(instance.encode()) << 1
+
+
+def handed_to(execute: Execute, clock: FileClock, name: str, instance: str) -> list[Claimed]:
+    """Return the messages of a mailbox that were handed over to a process, and are still leased to it."""
+    box = find_box(execute, name)
+    if box is None:
+        return []
+    found = rows(execute(_HANDED_TO, (box.id, clock.now(), _mark_of(instance) >> 1)).get)
+    return [_as_claimed(execute, box, load(row), clock) for row in found]
+
+
+def _as_claimed(execute: Execute, box: Box, message: Message, clock: FileClock) -> Claimed:
+    return Claimed(
+        box.name, message.message_id, body_of(execute, message), message.sequence, message.attempt, message.failures,
+        read_notes(message.notes), False, clock.in_process(message.due), box.max_attempts,  # noqa: FBT003 - transient
+    )  # fmt: skip
 
 
 def subscribers(session: Session, topic: str) -> list[Box | None]:
@@ -336,7 +382,6 @@ def claim(session: Session, name: str, limit: int, lease: float) -> list[Claimed
             return []
         limit = 1
     due = session.clock.now() + lease
-    until = session.clock.in_process(due)
     taken: list[Claimed] = []
     found = rows(session.execute(_READY, (box.id, limit + 1)).get)
     if len(found) > limit and not box.ordered:
@@ -344,12 +389,7 @@ def claim(session: Session, name: str, limit: int, lease: float) -> list[Claimed
     for row in found[:limit]:
         message = load(row)
         change(session, message, LEASED, due, attempt=message.attempt + 1)
-        taken.append(
-            Claimed(
-                name, message.message_id, body_of(session.execute, message), message.sequence, message.attempt,
-                message.failures, read_notes(message.notes), False, until, box.max_attempts,  # noqa: FBT003 - transient
-            )
-        )  # fmt: skip
+        taken.append(_as_claimed(session.execute, box, message, session.clock))
     return taken
 
 
@@ -378,6 +418,7 @@ def change(
     attempt: int | None = None,
     failures: int | None = None,
     notes: bytes | None = None,
+    flags: int | None = None,
 ) -> None:
     """Write a message's new state."""
     message.state, message.due = state, due
@@ -387,10 +428,15 @@ def change(
         message.failures = failures
     if notes is not None:
         message.notes = notes
+    if flags is not None:
+        message.flags = flags
     session.execute(
         _CHANGE,
-        (state, due, message.attempt, message.failures, message.notes, message.checksum(), message.place),
-    )
+        (
+            state, due, message.attempt, message.failures, message.flags, message.notes, message.checksum(),
+            message.place,
+        ),
+    )  # fmt: skip
 
 
 def leased(session: Session, claimed: Claimed) -> Message | None:
@@ -409,7 +455,7 @@ def unclaim(session: Session, claims: list[Claimed]) -> None:
     for claimed in claims:
         message = leased(session, claimed)
         if message is not None:
-            change(session, message, WAITING, 0.0, attempt=message.attempt - 1)
+            change(session, message, WAITING, 0.0, attempt=message.attempt - 1, flags=message.flags & DEDUPE)
             session.claimable(claimed.mailbox)
 
 
@@ -424,7 +470,7 @@ def settle(session: Session, settle: Settle) -> None:
         raise AlreadySettledError(settle.mailbox, settle.message_id)
     _remove(session, message)
     session.execute(RESIZE, (box.size - 1, box.name))
-    if message.dedupe:
+    if message.flags & DEDUPE:
         _remember(session, message)
     if box.size >= box.max_size:
         session.roomier(box.name)

@@ -16,11 +16,12 @@ def all_bells(execute: Execute) -> list[tuple[str, str]]:
     return execute("SELECT instance, path FROM bells").fetchall()
 
 
-def join(session: Session, bell: tuple[str, str, int, float], topics: tuple[str, ...], names: tuple[str, ...]) -> None:
-    """Write down an instance's bell, what it is interested in, and what it listens to."""
+def join(session: Session, bell: tuple[str, str, int, float], topics: dict[str, float], names: tuple[str, ...]) -> None:
+    """Write down an instance's bell, what it is interested in (with its lease, for a mailbox), what it listens to."""
     session.execute("INSERT OR REPLACE INTO bells(instance, path, pid, since) VALUES(?, ?, ?, ?)", bell)
-    for topic in topics:
-        session.execute("INSERT OR IGNORE INTO interests(topic, instance) VALUES(?, ?)", (topic, bell[0]))
+    for topic, lease in topics.items():
+        values = (topic, bell[0], lease)
+        session.execute("INSERT OR REPLACE INTO interests(topic, instance, lease) VALUES(?, ?, ?)", values)
     for name in names:
         session.execute("INSERT OR REPLACE INTO listeners(name, instance) VALUES(?, ?)", (name, bell[0]))
     session.bells += 1

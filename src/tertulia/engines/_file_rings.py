@@ -43,6 +43,14 @@ class Rings:
             self._start()
         return rung
 
+    def hand(self, instance: str, path: str, datagram: bytes) -> bool:
+        """Hand something over whose order does not matter; return whether the other will hear of it."""
+        bell = self._bell()
+        rung = Rung.NO if bell is None else bell.ring(path, datagram)
+        if rung is Rung.GONE:
+            self._forget(instance)
+        return rung is Rung.YES
+
     def _start(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(AGAIN, self._ring_again)

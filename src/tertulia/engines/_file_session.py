@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
@@ -36,17 +36,25 @@ NORMAL = 1  # of `PRAGMA synchronous`: commits are not synced
 WATCHERS = "w"  # topic of interest: any change
 INTERESTED = 10_000  # topics and private mailboxes of which a session remembers who waits for them
 _INTERESTED = (
-    "SELECT b.instance, b.path FROM interests i JOIN bells b ON b.instance = i.instance"
-    " WHERE i.topic = ? AND i.instance != ?"
+    "SELECT b.instance, b.path, i.lease FROM interests i JOIN bells b ON b.instance = i.instance WHERE i.topic = ?"
 )
-_LISTENER = "SELECT b.instance, b.path FROM listeners l JOIN bells b ON b.instance = l.instance WHERE l.name = ?"
+_LISTENER = "SELECT b.instance, b.path, 0.0 FROM listeners l JOIN bells b ON b.instance = l.instance WHERE l.name = ?"
 _COUNT = "UPDATE heads SET packed = ?, crc = ? WHERE name = ''"
+
+
+class HandedOver(NamedTuple):
+    """A message that was stored as claimed by another instance, whose bell is to be rung with it."""
+
+    instance: str
+    path: str
+    claimed: Claimed
+    due: float  # when the lease ends, on the shared time
 
 
 class Effects:
     """What others have to learn about a committed transaction."""
 
-    __slots__ = ("boxes", "changed", "expires", "letters", "others_sent", "posts", "reads", "ring", "room")
+    __slots__ = ("boxes", "changed", "expires", "handed", "letters", "others_sent", "posts", "reads", "ring", "room")
 
     def __init__(self) -> None:
         self.boxes: list[str] = []  # with something new to claim, once for each message
@@ -58,13 +66,15 @@ class Effects:
         self.expires = inf
         self.ring: dict[str, str] = {}  # other instances to be woken, with their bells' paths
         self.posts: list[tuple[str, str, Claimed]] = []  # the same, with what was stored for their listeners
+        self.handed: list[HandedOver] = []
 
     def copy(self) -> Effects:
         """Return effects that start with these."""
         more = Effects()
         more.boxes, more.room, more.letters = [*self.boxes], [*self.room], [*self.letters]
         more.changed, more.expires, more.ring = self.changed, self.expires, dict(self.ring)
-        more.others_sent, more.reads, more.posts = self.others_sent, dict(self.reads), [*self.posts]
+        more.others_sent, more.reads = self.others_sent, dict(self.reads)
+        more.posts, more.handed = [*self.posts], [*self.handed]
         return more
 
 
@@ -83,7 +93,7 @@ class Session:
         self.revision = self.sequence = self.topics = self.bells = self.log_bytes = self.boxes = 0
         self._loaded = (0, 0, 0, 0, 0, 0)
         self._row: Any = None
-        self._interested: dict[str, list[tuple[str, str]]] = {}
+        self._interested: dict[str, list[tuple[str, str, float]]] = {}
         self._interested_at = -1  # `bells` when that was read
         self.patterns: tuple[int, dict[str, list[tuple[int, str]]]] = (-1, {})
         connection.set_wal_hook(self._on_commit)
@@ -228,15 +238,23 @@ class Session:
 
     def call(self, topic: str) -> None:
         """Have those other instances woken that asked for a topic."""
-        for instance, path in self._who(topic, _INTERESTED, (topic, self.instance)):
-            self.effects.ring[instance] = path
+        for instance, path, _ in self._who(topic, _INTERESTED, topic):
+            if instance != self.instance:
+                self.effects.ring[instance] = path
+
+    def only_claimant(self, box: str) -> tuple[str, str, float] | None:
+        """Return the one other instance that waits for a mailbox from time to time, its bell, and its leases' time."""
+        found = self._who("m:" + box, _INTERESTED, "m:" + box)
+        if len(found) != 1 or found[0][0] == self.instance or not found[0][1] or not found[0][2]:
+            return None
+        return found[0]
 
     def listener_of(self, name: str) -> tuple[str, str] | None:
         """Return the instance that listens to a private mailbox, with its bell's path."""
-        found = self._who("l:" + name, _LISTENER, (name,))
-        return found[0] if found else None
+        found = self._who("l:" + name, _LISTENER, name)
+        return found[0][:2] if found else None
 
-    def _who(self, topic: str, sql: str, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    def _who(self, topic: str, sql: str, value: str) -> list[tuple[str, str, float]]:
         """Ask the file once, until somebody comes or goes."""
         known = self._interested
         if self._interested_at != self.bells or len(known) > INTERESTED:
@@ -244,7 +262,7 @@ class Session:
             self._interested_at = self.bells
         found = known.get(topic)
         if found is None:
-            found = known[topic] = self.execute(sql, values).fetchall()
+            found = known[topic] = self.execute(sql, (value,)).fetchall()
         return found
 
     def changes_made(self) -> None:

@@ -8,13 +8,14 @@ from collections import deque
 Waiters = dict[str, deque[asyncio.Future[bool]]]
 
 
-def wake_one(queue: deque[asyncio.Future[bool]] | None) -> None:
-    """Wake the longest-waiting of a queue, if anybody waits."""
+def wake_one(queue: deque[asyncio.Future[bool]] | None) -> bool:
+    """Wake the longest-waiting of a queue, if anybody waits; return whether somebody did."""
     while queue:
         waiter = queue.popleft()
         if not waiter.done():
             waiter.set_result(True)
-            return
+            return True
+    return False
 
 
 def wake_all(queue: deque[asyncio.Future[bool]] | None) -> None:

@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from tertulia._clock import Clock, TimerHandle, hold
 from tertulia.engines import _file_boxes as boxes
 from tertulia.engines import _file_mail as mail
@@ -60,7 +62,7 @@ from tertulia.engines.base import (
     Settle,
     Stored,
 )
-from tertulia.errors import EngineError, InvalidInputError, SpaceClosedError, UnknownAgentError
+from tertulia.errors import EngineError, InvalidInputError, LeaseLostError, SpaceClosedError, UnknownAgentError
 from tertulia.records import AgentInfo, Finding
 
 T = TypeVar("T")
@@ -220,15 +222,13 @@ class FileEngine(Engine):
                 return taken
             looked = False
         else:
-            looked = f"m:{mailbox}" in hub.interests  # so that nothing can come unnoticed from now on
+            looked = hub.has_interest(f"m:{mailbox}", lease)  # so that nothing can come unnoticed from now on
         if wait == 0.0:
             return []
         deadline = None if wait is None else self._clock.monotonic() + wait
         try:
-            if looked:
-                hub.start_poll()
-            else:
-                await hub.take_interest(f"m:{mailbox}")
+            if not looked:
+                await hub.take_interest(f"m:{mailbox}", lease)
             woken = False
             while True:
                 self._check_open()
@@ -240,13 +240,15 @@ class FileEngine(Engine):
                     woken = await self._wait_in(hub.claimants, mailbox, deadline)
                     if not woken:
                         return []
-        except asyncio.CancelledError:
-            wake_one(hub.claimants.get(mailbox))
+        except (asyncio.CancelledError, SpaceClosedError):
+            hub.handed.wake_next(mailbox)
             raise
 
     async def _take(self, mailbox: str, limit: int, lease: float) -> list[Claimed]:
         """Claim what can be claimed now."""
         hub = self._hub
+        if handed := hub.handed.take(mailbox):
+            return await self._with_lease(handed, lease)
         if mailbox in hub.transients and (hub.has_transient(mailbox) or hub.is_claimable(mailbox)):
             return hub.take_transients(mailbox, limit)
         hub.stocked.discard(mailbox)  # the claim says if there is more
@@ -257,6 +259,19 @@ class FileEngine(Engine):
         if taken and hub.claimants:
             hub.due_alarm.ring_in(lease)
         return taken
+
+    async def _with_lease(self, handed: Claimed, lease: float) -> list[Claimed]:
+        """Return a message that was handed over, with the lease that was asked for; nothing if that is lost."""
+        if self._hub.interests.get(f"m:{handed.mailbox}") == lease:
+            return [handed]
+        try:
+            await self.extend(handed, lease)
+        except LeaseLostError:
+            return []
+        except BaseException:
+            self._hub.unclaim([handed])
+            raise
+        return [replace(handed, lease_until=self._clock.monotonic() + lease)]
 
     async def _wait_in(self, waiters: Waiters, mailbox: str, deadline: float | None) -> bool:
         """Wait in a queue to be woken; return False at the deadline.
@@ -334,7 +349,7 @@ class FileEngine(Engine):
             if optional:
                 return False
             raise UnknownAgentError(mailbox)
-        datagram = pack_carried(mailbox, send.message_id, send.body)
+        datagram = pack_carried(Claimed(mailbox, send.message_id, send.body))
         if datagram is not None:
             for instance, path in others:
                 if await self._ring_with(instance, path, datagram):

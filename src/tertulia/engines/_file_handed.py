@@ -1,0 +1,59 @@
+"""Messages that came with a lease: claimed by their sender, in the commit that stored them, for a claimant that waits.
+
+That spares whoever is idle the claim, which is a third of a request's way. Only an empty mailbox with one process that
+ever waits for it is served so; at most one message of it can then be on its way, and nobody else would have got it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from tertulia.engines._file_format import Execute
+from tertulia.engines._file_mail import handed_to
+from tertulia.engines._file_time import FileClock
+from tertulia.engines._file_waiters import Waiters, wake_one
+from tertulia.engines.base import Claimed
+
+
+class Handed:
+    """What has come and has not been taken yet. What nobody here waits for is given back."""
+
+    def __init__(self, claimants: Waiters, give_back: Callable[[list[Claimed]], None]) -> None:
+        self._claimants = claimants
+        self._give_back = give_back
+        self._come: dict[str, deque[Claimed]] = {}
+        self._known: dict[str, set[int]] = {}  # all that came, until they are seen to be gone from the file
+
+    def put(self, claimed: Claimed) -> None:
+        """Wake somebody for a message that has come, or give it back."""
+        known = self._known.setdefault(claimed.mailbox, set())
+        if claimed.sequence not in known:
+            known.add(claimed.sequence)
+            self._come.setdefault(claimed.mailbox, deque()).append(claimed)
+            self.wake_next(claimed.mailbox)
+
+    def find(self, execute: Execute, clock: FileClock, instance: str) -> None:
+        """Take what was handed over though nobody rang, as when its sender was killed right then."""
+        for mailbox in {*self._known, *self._claimants}:
+            found = handed_to(execute, clock, mailbox, instance)
+            lost = [claimed for claimed in found if claimed.sequence not in self._known.get(mailbox, ())]
+            if known := self._known.pop(mailbox, set[int]()) & {claimed.sequence for claimed in found}:
+                self._known[mailbox] = known
+            for claimed in lost:
+                self.put(claimed)
+
+    def take(self, mailbox: str) -> Claimed | None:
+        """Return a message that has come, if there is one."""
+        queue = self._come.get(mailbox)
+        if queue is None:
+            return None
+        claimed = queue.popleft()
+        if not queue:
+            del self._come[mailbox]
+        return claimed
+
+    def wake_next(self, mailbox: str) -> None:
+        """Wake somebody, in place of one who was woken and went away; if nobody waits, give back what has come."""
+        if not wake_one(self._claimants.get(mailbox)) and (queue := self._come.pop(mailbox, None)):
+            self._give_back(list(queue))
