@@ -24,7 +24,7 @@ help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMPS)/runtime ## Compare shared memory and messages on this machine
-	$(BIN)/tertulia compare
+	$(BIN)/tertulia compare --input src
 
 test: $(STAMPS)/dev ## Run the tests
 	$(BIN)/pytest

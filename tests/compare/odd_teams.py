@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from time import process_time
 from typing import Any
 
 from msgspec import Struct
@@ -83,6 +84,15 @@ async def die(_: Space, __: Step) -> None:
     os._exit(7)
 
 
+async def burn(_: Space, __: Step) -> None:
+    """Use the processor for as long as BURNT says."""
+    began = process_time()
+    while process_time() - began < BURNT:
+        pass
+
+
+BURNT = 0.2  # seconds of processor time
+BURNING = OddTeam("BURNING", first=burn, second=burn)
 PIDS = OddTeam("PIDS", first=gather_pids, second=write_pid)
 FAILING = OddTeam("FAILING", first=wait, second=fail)
 FAILING_REPORT = OddTeam("FAILING_REPORT", first=wait, second=fail, task_type=ReportTask)

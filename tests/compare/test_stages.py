@@ -31,22 +31,26 @@ WITH_PROCESSES = STAGES[-1]
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent's process finds the teams of these tests, and this one finds what is left on the disk."""
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all of a test's spaces and doorbells are, here and in its processes; short enough for a socket's path.
+
+    An agent's process finds the teams of these tests.
+    """
+    tmp_path_factory.getbasetemp()  # pytest's own place is made where it always is
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = left()
+def nothing_is_left(temporary: Path) -> Iterator[None]:
+    before = children(os.getpid())
     yield
-    assert left() == before
-
-
-def left() -> set[object]:
-    """What stages leave behind: processes of ours, and directories."""
-    places = Path(tempfile.gettempdir()).glob("tertulia-compare-*")
-    return {*children(os.getpid()), *places}
+    assert children(os.getpid()) == before
+    assert list(temporary.glob("tertulia-compare-*")) == []
 
 
 @pytest.fixture(params=STAGES, ids=str)
@@ -161,6 +165,12 @@ async def test_each_agent_is_what_the_stage_says(stage: Stage):
     assert len(set(first.result)) == (3 if stage.agents is PROCESSES else 1)
 
 
+async def test_the_processor_time_of_all_agents_is_added_up(play: PlayTeam):
+    played = await play(odd_teams.BURNING, OddTask(), nothing)
+
+    assert played.cpu >= 2 * odd_teams.BURNT
+
+
 async def test_an_agent_that_fails_ends_the_run_with_its_error_and_its_traceback(play_in_processes: PlayTeam):
     with pytest.raises(AgentFailedError, match="the second failed in its process with ValueError: on purpose") as error:
         await play_in_processes(odd_teams.FAILING, OddTask(), nothing)
@@ -188,15 +198,7 @@ async def test_a_team_that_takes_longer_than_its_patience_ends_with_a_timeout(pl
         await play(odd_teams.STUCK, OddTask(patience=0.3), nothing)
 
 
-@pytest.fixture
-def doorbells(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the processes have what others wake them by, as long as they live; its path is short enough for that."""
-    with tempfile.TemporaryDirectory() as directory:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
-        yield Path(directory)
-
-
-async def test_a_run_that_is_cancelled_leaves_no_process_and_no_file(doorbells: Path):
+async def test_a_run_that_is_cancelled_leaves_no_process_and_no_file(temporary: Path):
     playing = asyncio.Event()
     teams: list[OddTeam] = [odd_teams.PIDS, odd_teams.STUCK]
 
@@ -204,25 +206,25 @@ async def test_a_run_that_is_cancelled_leaves_no_process_and_no_file(doorbells: 
         async with open_stage(WITH_PROCESSES, unexpected) as play:
             await play(teams[0], OddTask(), nothing)
             beginning = asyncio.ensure_future(play(teams[1], OddTask(), nothing))
-            while not bells_in(doorbells):  # noqa: ASYNC110 - nobody tells when another process waits
+            while not bells_in(temporary):  # noqa: ASYNC110 - nobody tells when another process waits
                 await asyncio.sleep(0.01)
             playing.set()
             await beginning
 
-    before = left()
+    before = children(os.getpid())
     running = asyncio.create_task(work())
     await asyncio.wait_for(playing.wait(), LONGEST)
-    pids = [pid for pid in left() - before if isinstance(pid, int)]
+    pids = children(os.getpid()) - before
     assert len(pids) == 2
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(running, LONGEST)
     assert not any(map(alive, pids))
-    assert bells_in(doorbells) == [], "they left their space, and were not killed"
+    assert bells_in(temporary) == [], "they left their space, and were not killed"
 
 
 def bells_in(directory: Path) -> list[Path]:
-    return [path for path in directory.rglob("*") if not path.is_dir()]
+    return [path for path in directory.rglob("*") if path.is_socket()]
 
 
 # --- Which stages there are ----------------------------------------------------------------------
