@@ -253,3 +253,16 @@ async def test_a_damaged_mailbox_is_found_when_the_file_is_opened(tmp_path: Path
 
     with pytest.raises(EngineError, match="'bab'"):
         await tertulia.connect(f"file:{path}")
+
+
+async def test_a_damaged_description_of_a_table_is_found_however_large_the_file_is(
+    whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_file_open, "CHECKED_BYTES", 0)
+    path = tmp_path / "space.db"
+    described = b"CREATE TABLE records(\n  id INTEGER PRIMARY KEY"
+    assert described in whole
+    path.write_bytes(whole.replace(described, described.replace(b"PRIMARY", b"PBIMARY")))  # a column like any other
+
+    with pytest.raises(EngineError, match="tables are not as they were made"):
+        await tertulia.connect(f"file:{path}")

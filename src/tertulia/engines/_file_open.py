@@ -41,6 +41,7 @@ CACHE_KIB = 16 * 1024  # of pages for a connection: the inner pages of a million
 CHECKED_BYTES = 8 * 2**20  # a file up to this is checked whole when it is opened: 20 to 50 ms
 LONG_AGO = 1e-6  # on the shared time; 0 would mean a message that waits
 _NOT_WAITING = f"SELECT {COLUMNS} FROM messages WHERE due > 0.0"  # noqa: S608 - constants
+_STATEMENTS = {statement.strip() for statement in SCHEMA.split(";")} - {""}
 DURABILITIES = {"process": "NORMAL", "power": "FULL"}
 
 
@@ -188,7 +189,8 @@ def _make(connection: apsw.Connection) -> None:
 def _check_whole(path: Path, connection: apsw.Connection) -> None:
     """Check a small file from end to end; what a larger one has is checked as it is read, and by `doctor`."""
     try:
-        findings = damage(connection) if path.lstat().st_size <= CHECKED_BYTES else []
+        is_small = path.lstat().st_size <= CHECKED_BYTES
+        findings = damage(connection) if is_small else damaged_schema(executor(connection))
         counters_in(executor(connection)(COUNTERS).get)
     except (CorruptRecordError, *FAILURES) as error:
         findings = [str(error)]
@@ -201,6 +203,12 @@ def damage(connection: apsw.Connection) -> list[str]:
     execute = executor(connection)
     found = execute("PRAGMA integrity_check(10)").fetchall()
     return [str(text) for (text,) in found if text != "ok"] + damaged_rows(execute)
+
+
+def damaged_schema(execute: Execute) -> list[str]:
+    """Return what is wrong with the texts that say what the tables are: one letter there can change every answer."""
+    found = {text for (text,) in execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()}
+    return [] if found == _STATEMENTS else ["its tables are not as they were made"]
 
 
 def damaged_rows(execute: Execute) -> list[str]:
@@ -228,7 +236,14 @@ def damaged_rows(execute: Execute) -> list[str]:
     boxes = execute(
         "SELECT name FROM heads h WHERE size != (SELECT count(*) FROM messages m WHERE m.box = h.id)"
     ).fetchall()
-    return tags + topics + markers + heads + [f"the size of mailbox {name!r}" for (name,) in boxes]
+    return (
+        damaged_schema(execute)
+        + tags
+        + topics
+        + markers
+        + heads
+        + [f"the size of mailbox {name!r}" for (name,) in boxes]
+    )
 
 
 def _begin_boot(connection: apsw.Connection, clock: FileClock) -> None:
