@@ -212,7 +212,7 @@ class Controller:
             return
         await self.agenda.chosen(activation, rating, over)
         try:
-            await self._run_source(activation, source, hypothesis, lease)
+            ran = await self._run_source(activation, source, hypothesis, lease)
         except Exception as error:  # noqa: BLE001 - a source may do anything; the others go on
             logger.error(
                 "source %r failed on hypothesis %s of board %r",
@@ -224,7 +224,7 @@ class Controller:
             self._failed += 1
             await self.agenda.failed(activation, f"{type(error).__name__}: {error}"[:500], attempts=ATTEMPTS)
         else:
-            self._activations += 1
+            self._activations += ran
 
     async def _still_wanted(self, activation: Activation, source: KnowledgeSource) -> Hypothesis | None:
         """Return the hypothesis of an activation whose condition still holds; drop one whose does not."""
@@ -243,13 +243,16 @@ class Controller:
 
     async def _run_source(
         self, activation: Activation, source: KnowledgeSource, hypothesis: Hypothesis, lease: Lease
-    ) -> None:
-        """Run a source, and commit what it drafted with the end of its activation; again if it lost a race."""
+    ) -> bool:
+        """Run a source, and commit what it drafted with the end of its activation; again if it lost a race.
+
+        Returns False, having run nothing, when another controller has dealt with the activation.
+        """
         keys = self.board.keys
         for _ in range(MAX_RACES):
             transaction = self.board.space.transaction()
             if await transaction.read(keys.ran + activation.id, reader=CONTROL) is not None:
-                return  # another controller was faster, before this one held it
+                return False  # another controller was faster, before this one held it
             transaction.require(lease.key, fence=lease.fence)
             draft = self.board.draft(transaction, source.name)
             await source.run(Situation(self.board, hypothesis, draft))
@@ -264,5 +267,5 @@ class Controller:
                     raise
             else:
                 lease.ended = True
-                return
+                return True
         raise ConflictError(f"source {source.name!r} lost {MAX_RACES} races in a row")
