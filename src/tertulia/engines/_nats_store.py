@@ -19,7 +19,7 @@ from msgspec import Struct
 from tertulia.engines._nats_format import decode_head
 from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_url import Settings
-from tertulia.engines._nats_wire import DESCRIPTION, STATUS, Patience, Unanswered, Wire
+from tertulia.engines._nats_wire import DESCRIPTION, STATUS, Handler, Patience, Subscription, Unanswered, Wire
 from tertulia.errors import EngineError, EngineUnavailableError, OutcomeUnknownError, UnsupportedError
 
 MAX_MEMBERS = 1_000  # of a batch, by the server
@@ -290,6 +290,27 @@ class Store:
         if end[STATUS] != "204":
             _nothing(end)
         return [_found(answer) for answer in answers], end.get("Nats-Num-Pending", "0") != "0"
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Hand the messages of a subject to a handler, from when this returns; also after a reconnect.
+
+        Raises AccessDeniedError, EngineUnavailableError.
+        """
+        patience = Patience(self._settings.timeout)
+        subscription: Subscription | None = None
+        while True:
+            try:
+                if subscription is None:
+                    subscription = await self.wire.subscribe(subject, handler, queue=queue)
+                await self.wire.flush()
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+            else:
+                break
+        if subscription.denied is not None:
+            await subscription.stop()
+            raise subscription.denied
+        return subscription
 
     async def _retry_read(self, patience: Patience, lost: Unanswered) -> None:
         try:

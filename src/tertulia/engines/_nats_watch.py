@@ -18,14 +18,14 @@ from tertulia.engines._nats_format import LIVE, KeyState, key_state
 from tertulia.engines._nats_history import History
 from tertulia.engines._nats_keys import KEEP_GONE, Keys
 from tertulia.engines._nats_store import Store
-from tertulia.engines._nats_wire import Subscription, Unanswered
+from tertulia.engines._nats_wire import Subscription
 from tertulia.engines.base import Change
-from tertulia.errors import EngineUnavailableError, TertuliaError, WatchLaggedError
+from tertulia.errors import TertuliaError, WatchLaggedError
 
 WATCH_BUFFER = 10_000  # changes that a slow watcher may lag before it is told so
 LOOK = 1.0  # seconds between looks for what the feed left out, where it may
 SEEN = 10_000  # keys whose last change is remembered until the next look; with more the watch looks earlier
-RETRIES = 6  # looks for what is missing, while its writer may still be sending it to the history
+RETRIES = 5  # looks for what is missing, while its writer may still be sending it to the history
 RETRY = 0.05  # seconds between them, doubling
 WATCHED_ENDS = 1_000  # keys that were there before a watch whose ends it looks after: what one request reads
 
@@ -73,13 +73,7 @@ class WatchStream:
     async def start(self, after: int | None) -> None:
         """Begin with the changes after a revision, or with those committed from now on."""
         store = self._store
-        try:
-            self._subscription = await store.wire.subscribe(store.subjects.fed(self._filter), self._on_fed)
-            await store.wire.flush()
-        except Unanswered as lost:
-            raise EngineUnavailableError(f"the watch did not begin: {lost.why}") from lost
-        if self._subscription.denied is not None:
-            raise self._subscription.denied
+        self._subscription = await store.subscribe(store.subjects.fed(self._filter), self._on_fed)
         self._siblings.add(self)
         self._last = after
         revision = await store.last_sequence()
@@ -193,7 +187,7 @@ class WatchStream:
         if revision < self._whole:  # the server has lost what it had acknowledged: revisions may repeat
             self._fail(WatchLaggedError(self.pattern, self._last))
             return
-        for attempt in range(RETRIES):
+        for attempt in range(RETRIES if self._history.is_kept else 1):
             news = await self._missed(with_history=attempt > 0)
             if news is not None:
                 break
