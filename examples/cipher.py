@@ -167,7 +167,7 @@ SOURCES = (
     KnowledgeSource(
         name="frequency",
         action=read_the_text,
-        sections=("letters",),
+        sections=("letters", "words"),
         trigger=lambda one: one.state is HypothesisState.PROPOSED and len(one.content["options"]) == 1,
         precondition=nothing_else_to_do,
         benefit=0.1,

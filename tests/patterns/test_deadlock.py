@@ -142,10 +142,14 @@ async def test_an_agent_that_asks_while_it_holds_what_the_asked_needs_is_told(ha
             async with lock.hold("ann"):
                 return await ann.request("bob", "please")
 
-        with pytest.raises(DeadlockError) as deadlock:
+        with pytest.raises((DeadlockError, RemoteError)) as told:
             await in_time(harness, asyncio.create_task(ask()))
-        assert edges(deadlock.value) == [("ann", "request", "bob"), ("bob", "lock", "report")]
-        assert (deadlock.value.kind, deadlock.value.names) == ("request", ("bob",))
+        if isinstance(told.value, RemoteError):  # where waiting is seen only eventually, bob may be the one to close it
+            assert harness.url.startswith("nats:")
+            assert told.value.kind == DeadlockError.__name__
+        else:
+            assert edges(told.value) == [("ann", "request", "bob"), ("bob", "lock", "report")]
+            assert (told.value.kind, told.value.names) == ("request", ("bob",))
         assert await in_time(harness, asyncio.create_task(ann.request("bob", "please"))) == "done"
     await nothing_is_left(harness, space)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from tertulia._codec import convert
@@ -10,7 +10,7 @@ from tertulia._names import literal
 from tertulia._rules.agenda import Activation
 from tertulia.errors import ConflictError
 from tertulia.hypotheses import BoardAction, Hypothesis
-from tertulia.patterns.blackboard._records import log
+from tertulia.patterns.blackboard._records import hypothesis_of, log
 from tertulia.patterns.blackboard.board import Blackboard
 from tertulia.patterns.blackboard.sources import KnowledgeSource
 
@@ -32,16 +32,7 @@ class Agenda:
         queued = 0
         for source in sources:
             if source.is_triggered(hypothesis):
-                queued += await self._queue(
-                    Activation(
-                        source=source.name,
-                        hypothesis=hypothesis.id,
-                        version=hypothesis.version,
-                        section=hypothesis.section,
-                        confidence=hypothesis.confidence,
-                        order=hypothesis.order,
-                    )
-                )
+                queued += await self._queue(_activation(source, hypothesis))
         return queued
 
     async def _queue(self, activation: Activation) -> bool:
@@ -64,6 +55,24 @@ class Agenda:
         """Return the ids of the activations that some controller holds."""
         keys = await self._memory.list_keys(literal(self._keys.running) + "*")
         return {key.removeprefix(self._keys.running) for key in keys}
+
+    async def is_settled(self, sources: Collection[KnowledgeSource]) -> bool:
+        """Tell whether at one moment nothing was queued, nothing ran, and nothing was left to be queued."""
+        hypotheses: list[Hypothesis] = []
+        dealt_with: set[str] = set()
+        async for entry in self._memory.entries(literal(self._keys.prefix) + "*"):
+            if entry.key.startswith((self._keys.agenda, self._keys.running)):
+                return False
+            if entry.key.startswith(self._keys.hypotheses):
+                hypotheses.append(hypothesis_of(entry))
+            elif entry.key.startswith(self._keys.ran):
+                dealt_with.add(entry.key.removeprefix(self._keys.ran))
+        return all(
+            _activation(source, hypothesis).id in dealt_with
+            for hypothesis in hypotheses
+            for source in sources
+            if source.is_triggered(hypothesis)
+        )
 
     async def drop(self, activation: Activation, why: str) -> None:
         """Take an activation off the agenda for good, and write down why."""
@@ -130,3 +139,14 @@ class Agenda:
         async with self._board.space.transaction() as transaction:
             transaction.write(self._keys.focus, dict(weights), owner=agent)
             log(transaction, self._keys, BoardAction.FOCUSED, agent, None, weights=dict(weights), reason=reason)
+
+
+def _activation(source: KnowledgeSource, hypothesis: Hypothesis) -> Activation:
+    return Activation(
+        source=source.name,
+        hypothesis=hypothesis.id,
+        version=hypothesis.version,
+        section=hypothesis.section,
+        confidence=hypothesis.confidence,
+        order=hypothesis.order,
+    )

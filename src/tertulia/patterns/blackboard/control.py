@@ -122,7 +122,7 @@ class Controller:
                 continue
             if running:
                 await self._wait(end)
-            elif not await self._queue_all():
+            elif not await self._queue_all() and await self.agenda.is_settled(self.sources.values()):
                 return RunEnd.QUIESCENCE
 
     async def _is_solved(self, until: Until | None) -> bool:
