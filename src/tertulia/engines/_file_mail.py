@@ -451,11 +451,16 @@ def leased(session: Session, claimed: Claimed) -> Message | None:
 
 
 def unclaim(session: Session, claims: list[Claimed]) -> None:
-    """Take claims back that nobody got: the attempts do not count."""
+    """Take claims back that nobody got.
+
+    The attempt does not count if the message is still the newest. Otherwise another process may have taken a later one
+    meanwhile, and only a message that is tried again may be overtaken.
+    """
     for claimed in claims:
         message = leased(session, claimed)
         if message is not None:
-            change(session, message, WAITING, 0.0, attempt=message.attempt - 1, flags=message.flags & DEDUPE)
+            attempt = message.attempt - (message.sequence == session.sequence)
+            change(session, message, WAITING, 0.0, attempt=attempt, flags=message.flags & DEDUPE)
             session.claimable(claimed.mailbox)
 
 
