@@ -37,7 +37,7 @@ from tertulia.testing.conformance import SpaceHarness
 from tertulia.testing.conformance._steps import until as until_holds
 from tertulia.testing.faults import Fault, FaultyEngine
 from tests.patterns.handles import another_process
-from tests.patterns.locking import in_time, kept, nothing_is_left, soon, until, wait_in_line
+from tests.patterns.locking import PATIENCE, in_time, kept, nothing_is_left, soon, together, until, wait_in_line
 
 LEASE = 3.0  # seconds
 
@@ -83,6 +83,22 @@ async def test_those_who_wait_are_served_first_come_first(harness: SpaceHarness,
 
     assert grant.agent_id == "a5"
     await grant.release()
+    await nothing_is_left(harness, space)
+
+
+async def test_a_crowd_in_one_process_gets_through_and_nobody_is_left_waiting(harness: SpaceHarness, space: Space):
+    turns = dict.fromkeys(range(32), 0)
+    rounds = 30 if space.url.startswith("memory:") else 5  # as fast as commits are, so does the crowd move
+
+    async def come_again(number: int) -> None:
+        for _ in range(rounds):
+            async with Lock(space, "report").hold(f"a{number}", timeout=None):
+                turns[number] += 1
+
+    async with asyncio.timeout(PATIENCE):
+        await together(*(come_again(number) for number in turns))
+
+    assert set(turns.values()) == {rounds}
     await nothing_is_left(harness, space)
 
 

@@ -16,8 +16,12 @@ from tertulia import (
     CollaborativeWorkspace,
     Delivery,
     DeliveryTransaction,
+    Election,
+    Grant,
+    Holder,
     HybridAgent,
     HybridCommunicationSystem,
+    Lock,
     MemoryAccessMode,
     MemoryChange,
     MemoryEntry,
@@ -26,9 +30,12 @@ from tertulia import (
     MessagePassingAgent,
     Notified,
     Receipt,
+    Semaphore,
     Space,
+    Transaction,
     VoteAnswers,
     VotingRule,
+    WaitsFor,
     connect,
 )
 
@@ -64,6 +71,26 @@ async def regions(space: Space) -> None:
     await region.grant_access("a", MemoryAccessMode.READ_WRITE)
     assert_type(await region.write("key", 1, agent_id="a"), MemoryEntry)
     assert_type(await region.permissions(), dict[str, MemoryAccessMode])
+
+
+async def locks(space: Space) -> None:
+    lock = Lock(space, "a", "b")
+    async with lock.hold("ann", lease=5.0, timeout=None) as grant:
+        assert_type(grant, Grant)
+        assert_type(await grant.write("key", 1), MemoryEntry)
+        assert_type(grant.transaction(), Transaction)
+    assert_type(await lock.try_acquire("ann"), Grant | None)
+    assert_type(await lock.waiting(), list[WaitsFor])
+    assert_type(await Semaphore(space, "s", 3).holders(), list[Holder])
+    election = Election(space, "e")
+    assert_type(await election.leader(), Holder | None)
+    async with election.observe() as leaders:
+        async for leader in leaders:
+            assert_type(leader, Holder | None)
+
+
+async def guarded(grant: Grant, transaction: DeliveryTransaction) -> None:
+    assert_type(grant.guard(transaction), DeliveryTransaction)
 
 
 async def messages(space: Space) -> None:

@@ -311,8 +311,8 @@ class MessagePassingAgent:
         marked = message.headers is not None and WAITS_HEADER in message.headers
         if marked:
             leases_of(broker)  # so that what this handler waits for, on behalf of who waits for it, is known too
-        handling = Handling((*message.hops, self.agent_id), deadline, message.id, message.attempt, marked=marked)
-        token = HANDLING.set(handling)
+        hops = (*message.hops, self.agent_id)
+        token = HANDLING.set(Handling(hops, deadline, message.id, message.attempt, marked))
         broker.leases.hold(claimed, self._lease)
         try:
             handler = self._handlers.find(message)

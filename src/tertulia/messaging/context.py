@@ -14,16 +14,16 @@ class Handling(Struct, frozen=True, gc=False):
     """The message that the running handler handles, as far as its consequences inherit from it.
 
     `hops` is the path that what is sent now has behind it, the handling agent last; `deadline` is civil time.
-    `message_id` and `attempt` tell the handling from all others of its mailbox. `answered`: the requester has its
-    reply already. `marked`: somebody up the path of requests waits with a lease in hand, see WAITS_HEADER.
+    `message_id` and `attempt` tell the handling from all others of its mailbox. `marked`: somebody up the path of
+    requests waits with a lease in hand, see WAITS_HEADER. `answered`: the requester has its reply already.
     """
 
     hops: tuple[str, ...]
     deadline: float | None
     message_id: str = ""
     attempt: int = 1
-    answered: bool = False
     marked: bool = False
+    answered: bool = False
 
 
 WAITS_HEADER = "tertulia-waits"  # on a request: its sender, or a requester before it, holds a lease while it waits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 from tertulia._background import logger
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Put, Record
@@ -65,8 +66,7 @@ class Acquiring:
         """Return the grant if everything is free and nobody waits for it, else None."""
         ear = self._leases.bell.enter()  # which nobody waits for
         try:
-            grant = await self._try_blindly()
-            return await self._try(ear) if grant is None else grant
+            return await self._try_blindly() or await self._try_in_turn(ear)
         except BaseException:
             await self._clean_up()
             raise
@@ -96,13 +96,14 @@ class Acquiring:
     async def _wait_in_line(self, ear: Ear, limit: float) -> HeldLease:
         clock = self._leases.clock
         began = clock.monotonic()
-        await self._place.join()
+        async with self._turn():
+            await self._place.join()
         renew_at = began + RENEW_WAIT
         check = DeadlockCheck(self._engine, clock, self._kept.waiting) if self._kept.nodes else None
         while True:
             ear.forget()
             await self._leases.bell.tune()
-            grant = await self._try(ear)
+            grant = await self._try_in_turn(ear)
             if grant is not None:
                 return grant
             now = clock.monotonic()
@@ -112,7 +113,8 @@ class Acquiring:
             if check is not None and now >= check.due and (error := await check.look()) is not None:
                 raise error
             if now >= renew_at:
-                await self._place.keep(clock.time())
+                async with self._turn():
+                    await self._place.keep(clock.time())
                 renew_at = now + RENEW_WAIT
             next_look = renew_at if check is None else min(renew_at, check.due)
             await ear.wait(min(next_look, began + limit) - now)
@@ -135,6 +137,10 @@ class Acquiring:
         nobody = [Check(line_key(claim.kind, name), absent=True) for name in claim.names]
         checks, puts = self._taking(dict.fromkeys(claim.names, 0))
         return await self._take(Commit(checks=(*nobody, *checks), puts=puts))
+
+    async def _try_in_turn(self, ear: Ear) -> HeldLease | None:
+        async with self._turn():
+            return await self._try(ear)
 
     async def _try(self, ear: Ear) -> HeldLease | None:
         """Take everything if it is this one's turn and all is free; else the ear rings when that may have changed."""
@@ -203,6 +209,9 @@ class Acquiring:
 
     # --- inside ---
 
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        return self._leases.turns.at(self._place.keys)
+
     def _check_own_grants(self) -> None:
         claim = self._claim
         if claim.kind == SEMAPHORE:
@@ -232,7 +241,8 @@ class Acquiring:
         try:
             await self._commits.settled()
             if self._place.joined:
-                await self._place.leave()
+                async with self._turn():
+                    await self._place.leave()
             mine = await self._mine()
             if mine:
                 checks = tuple(Check(record.key, created_revision=record.created_revision) for record in mine)

@@ -11,6 +11,7 @@ from tertulia.messaging.broker import MessageBroker
 from tertulia.patterns._bell import Bell
 from tertulia.patterns._keeper import Keeper
 from tertulia.patterns._request_waits import RequestWaits
+from tertulia.patterns._turns import Turns
 from tertulia.patterns._waits import HeldUp
 from tertulia.records import Message
 
@@ -25,6 +26,7 @@ class Leases:
         self.background = broker.background
         self.keeper = Keeper(self.clock, self.background)
         self.bell = Bell(self.engine, self.clock, self.background)
+        self.turns = Turns()
         self.held_up = HeldUp(self.engine)
         self._requests = RequestWaits(self.engine, self.clock, self.background, self.held_up)
 

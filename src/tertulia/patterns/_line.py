@@ -20,10 +20,14 @@ MAX_LINE = 1_000  # that wait for one name: each who comes or goes writes the li
 
 
 class Place:
-    """The place of one who waits, or would, in the lines of all the names that it waits for."""
+    """The place of one who waits, or would, in the lines of all the names that it waits for.
+
+    `keys` are those of the lines. Everything is done at one's turn at all of them; see Turns.
+    """
 
     def __init__(self, kept: KeptWait, engine: Engine, commits: CarriedCommits) -> None:
         self.joined = False
+        self.keys = tuple(line_key(kept.waiting.kind, name) for name in kept.waiting.names)
         self._kept = kept
         self._waiting = kept.waiting
         self._engine = engine
@@ -120,8 +124,7 @@ class Place:
     # --- inside ---
 
     async def _read_lines(self) -> None:
-        waiting = self._waiting
-        self._lines = {key: await self._engine.get(key) for key in [line_key(waiting.kind, n) for n in waiting.names]}
+        self._lines = {key: await self._engine.get(key) for key in self.keys}
 
     def _unchanged(self) -> tuple[Check, ...]:
         return tuple(
