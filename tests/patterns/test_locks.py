@@ -16,7 +16,7 @@ from tertulia import (
     MessagePassingAgent,
     Space,
 )
-from tertulia.engines.base import Commit, Delete
+from tertulia.engines.base import Commit, Committed, Delete
 from tertulia.errors import (
     AlreadyHeldError,
     EngineUnavailableError,
@@ -306,6 +306,37 @@ async def test_a_call_that_is_cancelled_anywhere_holds_nothing_and_waits_for_not
         if not isinstance(outcome, BaseException):
             await outcome.release()
         await nothing_is_left(harness, space)
+
+
+class Late(FaultyEngine):
+    """An engine whose commits happen even if whoever made them was cancelled: later than anything it then sees."""
+
+    async def commit(self, commit: Commit) -> Committed:
+        async def later() -> Committed:
+            for _ in range(8):
+                await asyncio.sleep(0)
+            return await self.inside.commit(commit)
+
+        return await asyncio.shield(asyncio.create_task(later()))
+
+
+@pytest.mark.parametrize("others", [False, True])
+async def test_a_commit_that_happens_after_its_call_was_cancelled_leaves_nothing_either(
+    harness: SpaceHarness, url: str, space: Space, *, others: bool
+):
+    late = Space(url, Late((await harness.open_again()).engine, {}), space.clock)
+    for turns in range(12):
+        grant = await Lock(space, "a").acquire("ann", lease=1000) if others else None
+        task = asyncio.create_task(Lock(late, "a", "b").acquire("bob", timeout=None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await nothing_is_left(harness, space, *(["holder:lock:0:a"] if others else []))
+        if grant is not None:
+            await grant.release()
+    await late.aclose()
 
 
 async def test_the_engine_may_fail_or_be_in_doubt_at_any_call_and_no_lock_stays_locked(
