@@ -201,6 +201,19 @@ async def test_what_comes_for_a_claimant_that_went_away_is_given_back(tmp_path: 
     assert ids(claimed) == [("m", 1, 0)]
 
 
+async def test_what_comes_back_counts_as_tried_when_a_later_one_may_have_been_taken_before_it(tmp_path: Path):
+    async with two_processes(tmp_path) as (here, there):
+        await there.open_mailbox("ada", MailboxOptions())
+        await there.send(Send("ada", "m1", b""))
+        held = await here.claim("ada")
+        await there.send(Send("ada", "m2", b""))
+        later = await there.claim("ada")
+        here._hub.unclaim(held)  # noqa: SLF001 - as when nobody is there who could be handed it
+        back = await claim_now(there)
+
+    assert (ids(held), ids(later), ids(back)) == ([("m1", 1, 0)], [("m2", 1, 0)], [("m1", 2, 0)])
+
+
 async def test_what_comes_when_nobody_waits_any_more_can_be_claimed_elsewhere(tmp_path: Path):
     async with waiting(tmp_path) as (_, there, claim):
         claim.cancel()
