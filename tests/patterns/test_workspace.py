@@ -527,6 +527,20 @@ async def test_a_removal_that_somebody_else_has_completed_does_not_touch_what_wa
     assert await workspace.get_shared_data("plan", getter="bob") == "new"
 
 
+async def test_whoever_made_a_workspace_may_remove_it_even_if_its_process_died_before_it_was_there(
+    space: Space, harness: SpaceHarness
+) -> None:
+    async with another_process(harness) as other:
+        other.crash_after_commits(1)
+        with pytest.raises(EngineUnavailableError):
+            await workspace_of(other.space).join("ann")
+
+    assert await workspace_of(space).participants() == []
+    await workspace_of(space).remove("ann")
+
+    assert (await space.engine.scan(""))[1] == []
+
+
 async def test_what_is_written_while_a_workspace_is_removed_is_not_left_behind(
     workspace: CollaborativeWorkspace, harness: SpaceHarness, space: Space
 ) -> None:

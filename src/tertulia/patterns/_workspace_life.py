@@ -45,12 +45,19 @@ class WorkspaceLife:
         return (await self._record()).body == _ARCHIVED
 
     async def create(self, agent_id: str) -> None:
-        """Make the workspace, unless it is open; complete its removal first, if one was left half done."""
+        """Make the workspace, unless it is open; complete its removal first, if one was left half done.
+
+        Whoever makes it has been a member from that moment, and so may remove it again, come what may.
+        """
         for _ in range(MAX_RACES):
             record = await self._engine.get(self._key)
             if record is not None and record.body == _REMOVING:
                 await self._clear(record)
-            elif record is not None or await self._try(Check(self._key, absent=True), Put(self._key, _OPEN, agent_id)):
+            elif record is not None:
+                return
+            elif await self._try(
+                Check(self._key, absent=True), Put(self._key, _OPEN, agent_id), self.member_put(agent_id)
+            ):
                 return
         raise lost(f"workspace {self.workspace_id!r}")
 
@@ -95,9 +102,9 @@ class WorkspaceLife:
     def _unchanged(self, record: Record) -> Check:
         return Check(self._key, revision=record.revision)
 
-    async def _try(self, check: Check, put: Put) -> bool:
+    async def _try(self, check: Check, *puts: Put) -> bool:
         try:
-            await self._engine.commit(Commit(checks=(check,), puts=(put,)))
+            await self._engine.commit(Commit(checks=(check,), puts=puts))
         except CheckFailed:
             return False
         return True
