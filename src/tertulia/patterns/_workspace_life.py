@@ -53,9 +53,7 @@ class WorkspaceLife:
             record = await self._engine.get(self._key)
             if record is not None and record.body == _REMOVING:
                 await self._clear(record)
-            elif record is not None:
-                return
-            elif await self._try(
+            elif record is not None or await self._try(
                 Check(self._key, absent=True), Put(self._key, _OPEN, agent_id), self.member_put(agent_id)
             ):
                 return
