@@ -19,10 +19,11 @@ from msgspec.structs import replace
 
 import tertulia
 from tertulia.cli.compare import Options, run
+from tertulia.compare.places import LOCAL_ENGINES as ENGINES
 from tertulia.compare.report_team.job import MAX_READERS
 from tertulia.compare.report_team.teams import TEAMS
 from tertulia.compare.results import SCHEMA, Comparison
-from tertulia.compare.stages import ENGINES, AgentsAs
+from tertulia.compare.stages import AgentsAs
 from tests.compare.odd_teams import FAILING_REPORT
 from tests.processes.running import alive, children
 

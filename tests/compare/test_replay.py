@@ -12,11 +12,16 @@ from tertulia import connect
 from tertulia.compare import replay as replaying
 from tertulia.compare.replay import REPLAYS, NotDeliveredOnceError, replay
 from tertulia.compare.traces import Conversation, Turn, read_conversations
+from tertulia.compare.workers import Workers
 from tertulia.selection.requirement import Paradigm
 
 numbers = itertools.count()
 
 either_way = pytest.mark.parametrize("paradigm", REPLAYS, ids=lambda paradigm: paradigm.value)
+
+
+def unexpected(agent: str, line: str) -> None:
+    raise AssertionError(f"{agent} said {line}")
 
 
 def url() -> str:
@@ -47,7 +52,8 @@ async def test_every_turn_is_heard_once_by_everyone_it_is_for(paradigm: Paradigm
 
 @either_way
 async def test_recorded_agents_can_be_processes(paradigm: Paradigm, tmp_path: Path):
-    replayed = await replay(f"file:{tmp_path}/space.db", TALK, paradigm, processes=True)
+    async with Workers(unexpected) as workers:
+        replayed = await replay(f"file:{tmp_path}/space.db", TALK, paradigm, workers=workers)
     assert replayed.deliveries == 8
 
 

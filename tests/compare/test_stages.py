@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tertulia.compare.as_processes import AgentDiedError, AgentFailedError
+from tertulia.compare.places import LOCAL_ENGINES
 from tertulia.compare.recordings import AgentFigures, figures_of
 from tertulia.compare.report_team.job import Job
 from tertulia.compare.report_team.rehearsing import rehearse
 from tertulia.compare.report_team.teams import TEAMS, ReportTask
-from tertulia.compare.stages import ENGINES, AgentsAs, PlayTeam, Stage, StageError, open_stage, stages_of
+from tertulia.compare.stages import AgentsAs, PlayTeam, Stage, StageError, open_stage, stages_of
+from tertulia.compare.workers import AgentDiedError, AgentFailedError
 from tests.compare import odd_teams
 from tests.compare.odd_teams import OddTask, OddTeam
 from tests.processes.running import LONGEST, alive, children
@@ -231,9 +232,9 @@ def bells_in(directory: Path) -> list[Path]:
 
 
 async def test_agents_are_processes_where_the_engine_can_unless_something_else_is_asked_for():
-    assert await stages_of(ENGINES) == (STAGES[0], STAGES[2])
+    assert await stages_of(LOCAL_ENGINES) == (STAGES[0], STAGES[2])
     assert await stages_of(["file", "memory", "file"]) == (STAGES[2], STAGES[0])
-    assert await stages_of(ENGINES, [TASKS]) == (STAGES[0], STAGES[1])
-    assert await stages_of(ENGINES, [PROCESSES, TASKS]) == tuple(STAGES)
+    assert await stages_of(LOCAL_ENGINES, [TASKS]) == (STAGES[0], STAGES[1])
+    assert await stages_of(LOCAL_ENGINES, [PROCESSES, TASKS]) == tuple(STAGES)
     with pytest.raises(StageError, match="memory engine is in one process, so agents there can only be tasks"):
-        await stages_of(ENGINES, [PROCESSES])
+        await stages_of(LOCAL_ENGINES, [PROCESSES])

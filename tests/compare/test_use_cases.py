@@ -8,13 +8,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tertulia import connect
 from tertulia.compare.use_cases import caching
 from tertulia.compare.use_cases.conducting import PartFailedError, Played, play_as_processes, play_as_tasks
-from tertulia.compare.use_cases.measuring import PROCESSES, TASKS, Plan, Point, Progress, measure
+from tertulia.compare.use_cases.dying import Death, deaths, deaths_of
+from tertulia.compare.use_cases.measuring import TASKS, Plan, Point, Progress, measure
 from tertulia.compare.use_cases.stage import Setting, text_of
 from tertulia.compare.use_cases.teams import TEAMS
+from tertulia.compare.workers import Workers
 from tertulia.selection.profile import Cell
 from tertulia.selection.requirement import Paradigm, UseCase
 from tertulia.selection.selector import RULES_OF_THUMB
@@ -55,18 +58,33 @@ async def test_a_team_of_tasks_does_all_of_its_work_once(use_case: UseCase, para
     assert played.seconds > 0
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def workers() -> AsyncGenerator[Workers, None]:
+    """Processes for all tests of this module, which are in one loop for their sake."""
+    async with Workers(unexpected) as workers:
+        yield workers
+
+
+def unexpected(agent: str, line: str) -> None:
+    raise AssertionError(f"{agent} said {line}")
+
+
 @in_every_way
-async def test_a_team_of_processes_does_all_of_its_work_once(use_case: UseCase, paradigm: Paradigm, tmp_path: Path):
-    played = await play_as_processes(f"file:{tmp_path}/space.db", setting(use_case, paradigm))
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_team_of_processes_does_all_of_its_work_once(
+    use_case: UseCase, paradigm: Paradigm, tmp_path: Path, workers: Workers
+):
+    played = await play_as_processes(workers, f"file:{tmp_path}/space.db", setting(use_case, paradigm))
     assert played.units == units(use_case, 3)
     assert clean(played)
 
 
 @in_every_way
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_death_half_way_loses_and_repeats_no_more_than_the_way_makes_unavoidable(
-    use_case: UseCase, paradigm: Paradigm, tmp_path: Path
+    use_case: UseCase, paradigm: Paradigm, tmp_path: Path, workers: Workers
 ):
-    played = await play_as_processes(f"file:{tmp_path}/space.db", setting(use_case, paradigm), dies_after=2)
+    played = await play_as_processes(workers, f"file:{tmp_path}/space.db", setting(use_case, paradigm), dies_after=2)
     assert played.stuck == 0
     if (use_case, paradigm) == (UseCase.STATE_SHARING, Paradigm.MESSAGES):
         assert played.judged.lost > 0  # the owner of the state took it along
@@ -104,10 +122,11 @@ async def test_a_part_that_fails_ends_the_run_with_its_error(monkeypatch: pytest
         await play_as_tasks(f"memory:use-case-{next(numbers)}", setting(UseCase.CACHING, Paradigm.MEMORY))
 
 
-async def test_a_part_in_a_process_that_fails_hands_over_its_traceback(tmp_path: Path):
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_part_in_a_process_that_fails_hands_over_its_traceback(tmp_path: Path, workers: Workers):
     too_large = setting(UseCase.CACHING, Paradigm.MEMORY, payload=17 * 2**20)
     with pytest.raises(PartFailedError, match=r"(?s)Traceback.*ValueTooLargeError"):
-        await play_as_processes(f"file:{tmp_path}/space.db", too_large)
+        await play_as_processes(workers, f"file:{tmp_path}/space.db", too_large)
 
 
 @pytest.mark.parametrize("size", [0, 1, 70, 100, 256_000])
@@ -145,7 +164,8 @@ async def test_a_plan_is_measured_point_by_point_and_told_as_it_goes():
     )
     told = Told()
     plan = Plan(points=points, spaces={"memory": memory_space}, seconds=0.02, repeat=2)
-    cells = [cell async for cell in measure(plan, told)]
+    async with Workers(unexpected) as workers:
+        cells = [cell async for cell in measure(plan, workers, told)]
     assert told.cells == cells
     assert told.points == list(points)
     assert {(cell.use_case, cell.paradigm) for cell in cells} == {
@@ -160,14 +180,16 @@ async def test_a_plan_is_measured_point_by_point_and_told_as_it_goes():
         assert cell.faults is None
 
 
-async def test_a_plan_with_faults_counts_what_a_death_costs(tmp_path: Path):
+@pytest.mark.asyncio(loop_scope="module")
+async def test_of_every_way_is_told_what_a_death_costs(tmp_path: Path, workers: Workers):
     @asynccontextmanager
     async def file_space() -> AsyncGenerator[str, None]:
         yield f"file:{tmp_path}/space-{next(numbers)}.db"
 
-    point = Point(use_case=UseCase.STATE_SHARING, engine="file", agents_as=PROCESSES, agents=2, payload=100)
-    plan = Plan(points=(point,), spaces={"file": file_space}, seconds=0.02, repeat=1, faults=True)
-    cells = {cell.paradigm: cell async for cell in measure(plan, Progress())}
-    faults = {paradigm: cell.faults for paradigm, cell in cells.items()}
-    assert all(found is not None and found.units > 0 and found.stuck == 0 for found in faults.values())
-    assert {paradigm for paradigm, found in faults.items() if found is not None and found.lost} == {Paradigm.MESSAGES}
+    wanted = deaths_of([UseCase.STATE_SHARING], ["file"])
+    begun: list[Death] = []
+    found = {death: faults async for death, faults in deaths(wanted, {"file": file_space}, workers, begun=begun.append)}
+
+    assert set(found) == set(wanted) == set(begun)
+    assert all(faults.units > 0 and faults.stuck == 0 for faults in found.values())
+    assert [death.paradigm for death, faults in found.items() if faults.lost] == [Paradigm.MESSAGES]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tertulia import TertuliaError
-from tertulia.compare.as_processes import AgentDiedError, AgentFailedError
+
 from tertulia.compare.report_team.facts import FileListing
 from tertulia.compare.report_team.input_errors import InputFolderError
 from tertulia.compare.results import Comparison
@@ -26,6 +26,7 @@ from tertulia.compare.runner import FolderChangedError, Outcome, ReportsDifferEr
 from tertulia.compare.stages import AgentsAs, Stage, StageError, stages_of
 from tertulia.compare.table import PLAIN_WIDTH, TITLES, print_comparison
 from tertulia.compare.units import bytes_text, seconds_text
+from tertulia.compare.workers import AgentDiedError, AgentFailedError
 
 __all__ = ["Options", "run"]
 

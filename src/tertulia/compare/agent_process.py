@@ -1,8 +1,8 @@
-"""An agent in a process of its own, `python -m tertulia.compare.agent_process`: see `as_processes`, which starts it.
+"""An agent in a process of its own, `python -m tertulia.compare.agent_process`: see `workers`, which starts it.
 
 It stays from run to run, as the one process does in which agents are tasks. In each it opens its own handle on the
-team's space, measures itself, and hands over what it has measured when nobody works any more. When the comparison is
-gone it closes the space and ends.
+team's space, measures itself, and hands over what it has measured when nobody works any more. It also calls functions
+that do all of that by themselves. When the comparison is gone it closes the space and ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import gc
 import logging
 import sys
 import traceback
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from importlib import import_module
 from time import perf_counter, process_time
 from typing import Any, TypeVar
 
@@ -26,7 +28,20 @@ from tertulia.errors import RemoteError
 from tertulia.processes.parent import Parent, exit_after
 from tertulia.space import connect
 
-__all__ = ["Begin", "Done", "Failed", "HandOver", "Outcome", "Play", "Ready", "Report", "Stepped", "main"]
+__all__ = [
+    "Answer",
+    "Begin",
+    "Call",
+    "Done",
+    "Failed",
+    "HandOver",
+    "Outcome",
+    "Play",
+    "Ready",
+    "Report",
+    "Stepped",
+    "main",
+]
 
 LEAVING = 3.0  # seconds to close the space when the comparison is gone; then the process ends as it is
 
@@ -38,6 +53,13 @@ class Play(Struct, frozen=True, tag=True):
     agent: str
     url: str
     task: Raw
+
+
+class Call(Struct, frozen=True, tag=True):
+    """To an agent: call the coroutine function that is at `module:name`, and say what it returns."""
+
+    function: str
+    argument: bytes
 
 
 class Begin(Struct, frozen=True, tag=True):
@@ -70,6 +92,12 @@ class Outcome(Struct, frozen=True, tag=True):
     recording: Recording
 
 
+class Answer(Struct, frozen=True, tag=True):
+    """What a function has returned."""
+
+    value: bytes
+
+
 class Failed(Struct, frozen=True, tag=True):
     """The agent has failed. `is_news`: it only learnt that another one has."""
 
@@ -79,8 +107,8 @@ class Failed(Struct, frozen=True, tag=True):
     is_news: bool
 
 
-Report = Ready | Stepped | Done | Outcome | Failed
-T = TypeVar("T", Play, Begin, HandOver)
+Report = Ready | Stepped | Done | Outcome | Answer | Failed
+T = TypeVar("T", Begin, HandOver)
 
 
 def main() -> int:
@@ -113,9 +141,12 @@ async def _serve(parent: Parent) -> None:
 
 async def _play_on(parent: Parent, orders: asyncio.Queue[bytes]) -> None:
     while True:
-        play = await _order(orders, Play)
+        order: Play | Call = msgspec.msgpack.decode(await orders.get(), type=Play | Call)
         try:
-            await _play(play, parent, orders)
+            if isinstance(order, Play):
+                await _play(order, parent, orders)
+            else:
+                parent.report(Answer(await _called(order)))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong is for the comparison to say
             text = "".join(traceback.format_exception(error))
             parent.report(Failed(type(error).__name__, str(error), text, isinstance(error, RemoteError)))
@@ -136,6 +167,14 @@ async def _play(play: Play, parent: Parent, orders: asyncio.Queue[bytes]) -> Non
         parent.report(Done(perf_counter(), process_time() - cpu))
     await _order(orders, HandOver)
     parent.report(Outcome(Raw(msgspec.msgpack.encode(result)), meter.recording))
+
+
+async def _called(call: Call) -> bytes:
+    """Call a function; no call pays for what another one left."""
+    module, _, name = call.function.partition(":")
+    function: Callable[[bytes], Awaitable[bytes]] = getattr(import_module(module), name)
+    gc.collect()
+    return await function(call.argument)
 
 
 async def _order(orders: asyncio.Queue[bytes], kind: type[T]) -> T:

@@ -9,139 +9,70 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from time import perf_counter, process_time
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from tertulia.compare.agent_process import Begin, Done, Failed, HandOver, Outcome, Play, Ready, Report, Stepped
+from tertulia.compare.agent_process import Begin, Done, HandOver, Outcome, Play, Ready
 from tertulia.compare.measuring import Meter
 from tertulia.compare.teams import OFFICE, Played, Step, Task, Team
-from tertulia.processes.child import Child, ending, start_child
+from tertulia.compare.workers import AgentFailedError, Worker, Workers
 from tertulia.space import connect
 
-__all__ = ["AgentDiedError", "AgentFailedError", "Processes"]
+__all__ = ["play_as_processes"]
 
-AGENT = "tertulia.compare.agent_process"
-LEAVING = 5.0  # seconds for a process to leave its space; it ends itself before, if it can
 NEWS = 2.0  # seconds in which who has failed says so, when another agent has heard of it first
 
 T = TypeVar("T", Ready, Done, Outcome)
 
 
-class AgentFailedError(Exception):
-    """An agent has raised an error in its process; `kind` is its type, `detail` its text, `traceback` where it was."""
+async def play_as_processes(workers: Workers, team: Team, task: Task, url: str, step: Step) -> Played:
+    """Run a team once, in the space of that URL.
 
-    def __init__(self, agent: str, failed: Failed) -> None:
-        super().__init__(f"the {agent} failed in its process with {failed.kind}: {failed.text}")
-        self.agent = agent
-        self.kind = failed.kind
-        self.detail = failed.text
-        self.traceback = failed.traceback
-        self.is_news = failed.is_news
-
-
-class AgentDiedError(Exception):
-    """An agent's process has ended in the middle of a run; `pid` was its number, `code` its exit code."""
-
-    def __init__(self, agent: str, pid: int, code: int) -> None:
-        super().__init__(f"the {agent}'s process {pid} {ending(code)}")
-        self.agent = agent
-        self.pid = pid
-        self.code = code
+    Raises AgentFailedError, AgentDiedError, and TimeoutError when it takes longer than the task's patience.
+    """
+    limit = asyncio.timeout(task.patience)
+    try:
+        async with limit, workers.several(tuple(team.roles(task, step))) as agents:
+            return await _play(agents, team, task, url, step)
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError(f"the team was not done within {task.patience:g} s") from None
+        raise
 
 
-class Processes:
-    """The processes of agents, by name; `async with` ends them all. `said` gets what one prints, and who it is."""
-
-    def __init__(self, said: Callable[[str, str], None]) -> None:
-        self._said = said
-        self._agents: dict[str, _Agent] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await asyncio.gather(*(agent.child.aclose(LEAVING) for agent in self._agents.values()))
-
-    async def play(self, team: Team, task: Task, url: str, step: Step) -> Played:
-        """Run a team once, in the space of that URL.
-
-        Raises AgentFailedError, AgentDiedError, and TimeoutError when it takes longer than the task's patience. After
-        any of them the processes are of no more use.
-        """
-        limit = asyncio.timeout(task.patience)
-        try:
-            async with limit:
-                return await self._play(team, task, url, step)
-        except TimeoutError:
-            if limit.expired():
-                raise TimeoutError(f"the team was not done within {task.patience:g} s") from None
-            raise
-
-    async def _play(self, team: Team, task: Task, url: str, step: Step) -> Played:
-        meter = Meter()
-        names = tuple(team.roles(task, step))
-        agents = [await self._agent(name) for name in names]
-        async with meter.space(await connect(url), OFFICE) as office:
-            encoded = Raw(msgspec.msgpack.encode(task))
-            for agent in agents:
-                agent.child.tell(Play(team.reference, agent.name, url, encoded))
-            await _from_all(agents, Ready, step)
-            gc.collect()
-            began, cpu_began = perf_counter(), process_time()
-            await team.prepare(office, task)
-            _tell_all(agents, Begin())
-            done = await _from_all(agents, Done, step)
-            cpu = process_time() - cpu_began
-        _tell_all(agents, HandOver())
-        outcomes = await _from_all(agents, Outcome, step)
-        return Played(
-            result=msgspec.msgpack.decode(outcomes[0].result),
-            seconds=max(one.at for one in done) - began,
-            cpu=cpu + sum(one.cpu for one in done),
-            recordings=(meter.recording, *(outcome.recording for outcome in outcomes)),
-        )
-
-    async def _agent(self, name: str) -> _Agent:
-        """Return the agent of that name, in a process that is started now if there is none."""
-        if name not in self._agents:
-            self._agents[name] = _Agent(name, await start_child(AGENT, said=partial(self._said, name)))
-        return self._agents[name]
+async def _play(agents: Sequence[Worker], team: Team, task: Task, url: str, step: Step) -> Played:
+    meter = Meter()
+    async with meter.space(await connect(url), OFFICE) as office:
+        encoded = Raw(msgspec.msgpack.encode(task))
+        for agent in agents:
+            agent.tell(Play(team.reference, agent.name, url, encoded))
+        await _from_all(agents, Ready, step)
+        gc.collect()
+        began, cpu_began = perf_counter(), process_time()
+        await team.prepare(office, task)
+        _tell_all(agents, Begin())
+        done = await _from_all(agents, Done, step)
+        cpu = process_time() - cpu_began
+    _tell_all(agents, HandOver())
+    outcomes = await _from_all(agents, Outcome, step)
+    return Played(
+        result=msgspec.msgpack.decode(outcomes[0].result),
+        seconds=max(one.at for one in done) - began,
+        cpu=cpu + sum(one.cpu for one in done),
+        recordings=(meter.recording, *(outcome.recording for outcome in outcomes)),
+    )
 
 
-class _Agent:
-    """An agent in its process, as seen from here."""
-
-    def __init__(self, name: str, child: Child) -> None:
-        self.name = name
-        self.child = child
-
-    async def next(self, kind: type[T], step: Step) -> T:
-        """Wait for the next report, which is of this kind but for steps. Raises AgentFailedError, AgentDiedError."""
-        while (said := await self.child.hear()) is not None:
-            report: Report = msgspec.msgpack.decode(said, type=Report)
-            if isinstance(report, Stepped):
-                step()
-            elif isinstance(report, Failed):
-                raise AgentFailedError(self.name, report)
-            elif isinstance(report, kind):
-                return report
-        raise AgentDiedError(self.name, self.child.pid, await self.child.ended())
-
-
-def _tell_all(agents: Iterable[_Agent], order: object) -> None:
+def _tell_all(agents: Iterable[Worker], order: object) -> None:
     for agent in agents:
-        agent.child.tell(order)
+        agent.tell(order)
 
 
-async def _from_all(agents: Sequence[_Agent], kind: type[T], step: Step) -> list[T]:
+async def _from_all(agents: Sequence[Worker], kind: type[T], step: Step) -> list[T]:
     """Wait for a report of each agent; raise the first error, but rather one that happened than the news of it."""
     waiting = [asyncio.ensure_future(agent.next(kind, step)) for agent in agents]
     try:

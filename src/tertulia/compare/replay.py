@@ -8,10 +8,10 @@ has heard everything that it had heard before it spoke in the recording.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from statistics import median
 from time import perf_counter
@@ -20,15 +20,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tertulia.compare.children import run_in_process
 from tertulia.compare.gathering import all_ready, be_ready, say_go
 from tertulia.compare.measuring import Meter
 from tertulia.compare.traces import Conversation
+from tertulia.compare.workers import Workers
 from tertulia.records import DeliveryMode, Message
 from tertulia.selection.requirement import Paradigm
 from tertulia.space import Space, connect
 
-__all__ = ["REPLAYS", "NotDeliveredOnceError", "Replayed", "replay"]
+__all__ = ["REPLAYS", "NotDeliveredOnceError", "Replayed", "play_encoded", "replay"]
+
+PLAY = f"{__name__}:play_encoded"
 
 TURN, TURNS = "turn:{:06}", "turn:*"
 PATIENCE = 60.0  # seconds for a whole conversation; they take a fraction of one
@@ -79,14 +81,16 @@ class _Task(Struct, frozen=True):
     agent: str
 
 
-async def replay(url: str, conversation: Conversation, paradigm: Paradigm, *, processes: bool = False) -> Replayed:
-    """Replay a conversation in a space that is empty, with agents as tasks or as processes.
+async def replay(
+    url: str, conversation: Conversation, paradigm: Paradigm, *, workers: Workers | None = None
+) -> Replayed:
+    """Replay a conversation in a space that is empty, with agents as tasks, or each in one of those processes.
 
     Raises NotDeliveredOnceError; TimeoutError if it comes to no end; ExceptionGroup of what agents raise.
     """
     if not conversation.deliveries:
         raise NotDeliveredOnceError(conversation.name, paradigm, ["there is nobody to hear anything"])
-    play = _in_a_process if processes else _in_this_process
+    play = _in_this_process if workers is None else partial(_in_a_process, workers)
     async with await connect(url) as space, asyncio.timeout(PATIENCE):
         for agent in conversation.agents:  # nothing can be sent to a mailbox that is not there
             await space.broker.register_agent(_mailbox(conversation, agent), max_queue_size=len(conversation.turns) + 1)
@@ -146,22 +150,16 @@ async def _in_this_process(task: _Task) -> _Notes:
     )
 
 
-async def _in_a_process(task: _Task) -> _Notes:
-    answer = await run_in_process(_play, msgspec.msgpack.encode(task))
+async def _in_a_process(workers: Workers, task: _Task) -> _Notes:
+    answer = await workers.call(task.agent, PLAY, msgspec.msgpack.encode(task))
     if answer is None:
         raise RuntimeError(f"the process of {task.agent} was killed")
-    failed, notes = msgspec.msgpack.decode(answer, type=tuple[str, _Notes | None])
-    if notes is None:
-        raise RuntimeError(f"the process of {task.agent} failed: {failed}")
-    return notes
+    return msgspec.msgpack.decode(answer, type=_Notes)
 
 
-def _play(task: bytes) -> bytes:
-    try:
-        notes = asyncio.run(_in_this_process(msgspec.msgpack.decode(task, type=_Task)))
-    except Exception:  # noqa: BLE001 - it is raised where the replay is conducted
-        return msgspec.msgpack.encode((traceback.format_exc(), None))
-    return msgspec.msgpack.encode(("", notes))
+async def play_encoded(task: bytes) -> bytes:
+    """Be an agent in this process; task and notes are as they go from one process to another."""
+    return msgspec.msgpack.encode(await _in_this_process(msgspec.msgpack.decode(task, type=_Task)))
 
 
 class _Agent:

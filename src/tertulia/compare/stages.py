@@ -6,26 +6,25 @@ that processes can share a space.
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
 from enum import StrEnum
-from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import partial
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from tertulia.compare.as_processes import Processes
+from tertulia.compare.as_processes import play_as_processes
 from tertulia.compare.as_tasks import play_as_tasks
+from tertulia.compare.places import ENGINES, FreshSpace
 from tertulia.compare.teams import Played, Step, Task, Team
+from tertulia.compare.workers import Workers
+from tertulia.errors import EngineError, MissingExtraError
 from tertulia.space import connect
 
-__all__ = ["ENGINES", "AgentsAs", "PlayTeam", "Stage", "StageError", "open_stage", "stages_of"]
+__all__ = ["AgentsAs", "PlayTeam", "Stage", "StageError", "open_stage", "stages_of"]
 
-FreshSpace = Callable[[], AbstractAsyncContextManager[str]]
-"""Gives the URL of a new, empty space, of which nothing is left afterwards."""
+REACHED = 5.0  # seconds within which a server answers that is there
 
 PlayTeam = Callable[[Team, Task, Step], Awaitable[Played]]
 """Runs a team once, in a space of its own."""
@@ -52,57 +51,20 @@ class StageError(ValueError):
     """There can be no such stage."""
 
 
-# --- Engines -------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _memory_spaces() -> AsyncGenerator[FreshSpace]:
-    numbers = count(1)
-
-    @asynccontextmanager
-    async def fresh() -> AsyncGenerator[str]:
-        yield f"memory:compare-{next(numbers)}"
-
-    yield fresh
-
-
-@asynccontextmanager
-async def _file_spaces() -> AsyncGenerator[FreshSpace]:
-    """Keep the files in a directory of their own, which is removed at the end."""
-    numbers = count(1)
-    with TemporaryDirectory(prefix="tertulia-compare-") as directory:
-
-        @asynccontextmanager
-        async def fresh() -> AsyncGenerator[str]:
-            place = Path(directory, str(next(numbers)))
-            await asyncio.to_thread(place.mkdir)
-            yield f"file:{place}/space.db"
-            await asyncio.to_thread(shutil.rmtree, place)  # where something went wrong, all goes together
-
-        yield fresh
-
-
-ENGINES: Mapping[str, Callable[[], AbstractAsyncContextManager[FreshSpace]]] = {
-    "memory": _memory_spaces,
-    "file": _file_spaces,
-}
-"""The engines to compare on, by name, and how to have spaces there for as long as the comparison lasts."""
-
-
-# --- Stages --------------------------------------------------------------------------------------
-
-
-async def stages_of(engines: Iterable[str], agents: Collection[AgentsAs] = ()) -> tuple[Stage, ...]:
+async def stages_of(
+    engines: Iterable[str], agents: Collection[AgentsAs] = (), *, server: str = ""
+) -> tuple[Stage, ...]:
     """Return the stages on these engines, in their order, with agents as what is asked for there.
 
-    Where nothing is asked for, they are processes if that is possible, else tasks. Raises StageError for an engine
-    that can do nothing of what is asked for.
+    Where nothing is asked for, they are processes if that is possible, else tasks. `server` is the URL of the server
+    for the engines that need one. Raises StageError for an engine that is not known, that can do nothing of what is
+    asked for, or whose server is not there.
     """
-    return tuple([stage for engine in dict.fromkeys(engines) for stage in await _stages_on(engine, agents)])
+    return tuple([stage for engine in dict.fromkeys(engines) for stage in await _stages_on(engine, agents, server)])
 
 
-async def _stages_on(engine: str, agents: Collection[AgentsAs]) -> list[Stage]:
-    shared = await _is_shared_by_processes(engine)
+async def _stages_on(engine: str, agents: Collection[AgentsAs], server: str) -> list[Stage]:
+    shared = await _is_shared_by_processes(engine, server)
     possible = [AgentsAs.tasks, AgentsAs.processes] if shared else [AgentsAs.tasks]
     wanted = [one for one in possible if one in agents] if agents else possible[-1:]
     if not wanted:
@@ -110,18 +72,34 @@ async def _stages_on(engine: str, agents: Collection[AgentsAs]) -> list[Stage]:
     return [Stage(engine=engine, agents=one) for one in wanted]
 
 
-async def _is_shared_by_processes(engine: str) -> bool:
-    async with ENGINES[engine]() as fresh, fresh() as url, connect(url) as space:
+async def _is_shared_by_processes(engine: str, server: str) -> bool:
+    """Ask the engine itself, which is also how a server is found that is not there."""
+    if engine not in ENGINES:
+        raise StageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
+    if ENGINES[engine].needs_server:
+        await _check_server(engine, server)
+    async with ENGINES[engine].open(server) as fresh, fresh() as url, connect(url) as space:
         return space.engine.capabilities.multi_process
 
 
+async def _check_server(engine: str, server: str) -> None:
+    """Open and close a space on the server; the name is of no importance, and nothing is stored."""
+    if urlsplit(server).scheme not in (engine, "tls") or not urlsplit(server).netloc:
+        raise StageError(f"the {engine} engine needs the URL of its server: --url {engine}://HOST:PORT")
+    try:
+        async with ENGINES[engine].open(server) as fresh, fresh() as url, connect(url, timeout=REACHED):
+            return
+    except (EngineError, MissingExtraError, OSError) as error:
+        raise StageError(f"the {engine} engine cannot be used: {error}") from error
+
+
 @asynccontextmanager
-async def open_stage(stage: Stage, said: Callable[[str, str], None]) -> AsyncGenerator[PlayTeam]:
+async def open_stage(stage: Stage, said: Callable[[str, str], None], *, server: str = "") -> AsyncGenerator[PlayTeam]:
     """Have a stage to run teams on; nothing of it is left afterwards. `said` gets what an agent's process prints."""
-    async with ENGINES[stage.engine]() as fresh:
+    async with ENGINES[stage.engine].open(server) as fresh:
         if stage.agents is AgentsAs.processes:
-            async with Processes(said) as processes:
-                yield _in_fresh_spaces(fresh, processes.play)
+            async with Workers(said) as workers:
+                yield _in_fresh_spaces(fresh, partial(play_as_processes, workers))
         else:
             yield _in_fresh_spaces(fresh, play_as_tasks)
 

@@ -42,7 +42,8 @@ class Cell(Struct, frozen=True, kw_only=True):
     `p95` and `p99` are None where there were too few samples. `throughput` is in units a second, over the team.
     `bytes_moved` and `bytes_read` are those of one unit: given to the engine, and handed to agents. `cpu` is in seconds
     of all processes for one unit. `staleness` is for how many seconds a copy was usually out of date: 0.0 where
-    everybody looks at the one place. `lost_updates` counts over the whole run.
+    everybody looks at the one place. `lost_updates` counts over all `runs`. `p50_spread`: the quartiles of the medians of
+    the single runs. `made_at`: when it was measured.
     """
 
     use_case: UseCase
@@ -62,6 +63,9 @@ class Cell(Struct, frozen=True, kw_only=True):
     staleness: float = 0.0
     lost_updates: int = 0
     faults: Faults | None = None
+    runs: int = 1
+    p50_spread: tuple[float, float] | None = None
+    made_at: str = ""
 
 
 class Profile(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,6 @@ As tasks, all parts are in this process, each with a handle on the space of its 
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -17,16 +16,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tertulia.compare.children import run_in_process
 from tertulia.compare.gathering import all_ready, say_go, say_over
 from tertulia.compare.measuring import Meter
 from tertulia.compare.use_cases.stage import PATIENCE, Judged, Outcome, Setting, Sheet, Stage
 from tertulia.compare.use_cases.teams import JUDGES, team_of
+from tertulia.compare.workers import AgentFailedError, Workers
 from tertulia.space import Space, connect
 
-__all__ = ["PartFailedError", "Played", "Task", "play_as_processes", "play_as_tasks", "play_part"]
+__all__ = ["PartFailedError", "Played", "Task", "play_as_processes", "play_as_tasks", "play_encoded_part", "play_part"]
 
-STARTING = 60.0  # seconds for all parts to get ready: 64 Pythons on two cores take a good ten
+PLAY_PART = f"{__name__}:play_encoded_part"
+STARTING = 120.0  # seconds for all parts to get ready: 64 Pythons take a good ten on two cores, and cores differ
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class Played(Struct, frozen=True, kw_only=True):
 
 
 class PartFailedError(Exception):
-    """A part ended with an error; `said` is what it wrote on standard error, or the error itself."""
+    """A part ended with an error; `said` is its traceback where it was in another process, else the error."""
 
     def __init__(self, number: int, said: str) -> None:
         super().__init__(f"part {number} of a team failed: {said.strip()}")
@@ -81,6 +81,11 @@ async def play_part(task: Task) -> Sheet:
     return stage.sheet(bytes_moved=figures.bytes_written, bytes_read=figures.bytes_read)
 
 
+async def play_encoded_part(task: bytes) -> bytes:
+    """Do one part in this process; task and sheet are as they go from one process to another."""
+    return msgspec.json.encode(await play_part(msgspec.json.decode(task, type=Task)))
+
+
 async def play_as_tasks(url: str, setting: Setting) -> Played:
     """Play with the parts as tasks of this process. Raises what a part raises, as PartFailedError."""
     async with _conductor(url, setting) as conductor:
@@ -89,8 +94,8 @@ async def play_as_tasks(url: str, setting: Setting) -> Played:
         )
 
 
-async def play_as_processes(url: str, setting: Setting, *, dies_after: int | None = None) -> Played:
-    """Play with each part as a process of its own.
+async def play_as_processes(workers: Workers, url: str, setting: Setting, *, dies_after: int | None = None) -> Played:
+    """Play with each part as a process of its own, one of those workers.
 
     With `dies_after` the team's victim is killed after so many of its effects, and another process takes its place; all
     effects are then judged by a ledger that no death takes back. Raises PartFailedError.
@@ -100,7 +105,7 @@ async def play_as_processes(url: str, setting: Setting, *, dies_after: int | Non
         victim = team.victim(setting)
         return await conductor.play(
             [
-                conductor.in_a_process(number, dies_after if number == victim else None)
+                conductor.in_a_process(workers, number, dies_after if number == victim else None)
                 for number in range(team.size(setting))
             ]
         )
@@ -135,23 +140,22 @@ class _Conductor:
         except Exception as error:
             raise PartFailedError(number, f"{type(error).__name__}: {error}") from error
 
-    async def in_a_process(self, number: int, dies_after: int | None) -> Sheet:
+    async def in_a_process(self, workers: Workers, number: int, dies_after: int | None) -> Sheet:
         """Do a part in another process, and in one more if that one dies as it was told to."""
-        sheet = await self._process(self._task(number, dies_after))
-        if sheet is None:
-            sheet = await self._process(self._task(number))
+        sheet = await self._process(workers, self._task(number, dies_after))
+        if sheet is None and dies_after is not None:
+            sheet = await self._process(workers, self._task(number))
         if sheet is None:
             raise PartFailedError(number, "it was killed")
         return sheet
 
-    async def _process(self, task: Task) -> Sheet | None:
+    async def _process(self, workers: Workers, task: Task) -> Sheet | None:
         """Return the sheet of a part, None when it was killed."""
-        answer = await run_in_process(_play, msgspec.json.encode(task))
-        if answer is None:
-            return None
-        if answer.startswith(FAILED):
-            raise PartFailedError(task.number, answer.removeprefix(FAILED).decode(errors="replace"))
-        return msgspec.json.decode(answer, type=Sheet)
+        try:
+            answer = await workers.call(f"part {task.number}", PLAY_PART, msgspec.json.encode(task))
+        except AgentFailedError as failed:
+            raise PartFailedError(task.number, failed.traceback) from failed
+        return None if answer is None else msgspec.json.decode(answer, type=Sheet)
 
     # --- the run ---
 
@@ -223,17 +227,6 @@ class _Conductor:
         if self._ledger is None:
             return None
         return Counter(self._ledger.read_text(encoding="utf-8").splitlines() if self._ledger.exists() else ())
-
-
-FAILED = b"failed: "  # how the answer of a part starts that ended with an error; a sheet starts with a brace
-
-
-def _play(task: bytes) -> bytes:
-    """Do a part in this process; the answer is its sheet, or its error."""
-    try:
-        return msgspec.json.encode(asyncio.run(play_part(msgspec.json.decode(task, type=Task))))
-    except Exception:  # noqa: BLE001 - it is raised where the team is conducted
-        return FAILED + traceback.format_exc().encode()
 
 
 def _raise_first(running: dict[asyncio.Task[Sheet], int]) -> None:

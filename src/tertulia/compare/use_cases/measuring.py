@@ -7,18 +7,19 @@ all runs together; throughput, bytes and processor time are medians over the run
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from statistics import median
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from statistics import median, quantiles
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tertulia.compare.places import FreshSpace
 from tertulia.compare.recordings import percentile
 from tertulia.compare.use_cases.conducting import Played, play_as_processes, play_as_tasks
 from tertulia.compare.use_cases.stage import PACE, Setting
-from tertulia.compare.use_cases.teams import TEAMS, team_of
-from tertulia.selection.profile import Cell, Faults
+from tertulia.compare.use_cases.teams import TEAMS
+from tertulia.compare.workers import Workers
+from tertulia.selection.profile import Cell
 from tertulia.selection.requirement import Paradigm, UseCase
 
 __all__ = ["PROCESSES", "TASKS", "Plan", "Point", "measure"]
@@ -28,10 +29,6 @@ WARM_UP = 8  # rounds: enough to see how long one takes
 FEWEST, MOST = 8, 2_000  # rounds an agent
 MOST_UNITS = 20_000  # of a run, however short they are: beyond, percentiles gain nothing
 PACED = (UseCase.EVENT_STREAMING, UseCase.BROADCAST)  # where units are handed over, not waited for
-FAULT_AGENTS, FAULT_ROUNDS = 4, 40
-
-FreshSpace = Callable[[], AbstractAsyncContextManager[str]]
-"""Gives the URL of a new, empty space, which is removed afterwards."""
 
 
 class Point(Struct, frozen=True, kw_only=True):
@@ -45,13 +42,12 @@ class Point(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What to measure, and how long: `seconds` a run, `repeat` runs each way. `faults`: somebody dies, too."""
+    """What to measure, and how long: `seconds` a run, `repeat` runs each way. `spaces` are by the engine's name."""
 
     points: tuple[Point, ...]
-    spaces: dict[str, FreshSpace]
+    spaces: Mapping[str, FreshSpace]
     seconds: float
     repeat: int
-    faults: bool = False
 
 
 class Progress:
@@ -64,34 +60,29 @@ class Progress:
         """A cell is done."""
 
 
-async def measure(plan: Plan, progress: Progress) -> AsyncIterator[Cell]:
+async def measure(plan: Plan, workers: Workers, progress: Progress) -> AsyncGenerator[Cell]:
     """Yield the cells as they are measured. Raises what conducting raises."""
-    judged: dict[tuple[UseCase, Paradigm, str], Faults] = {}
     for point in plan.points:
         progress.point(point, tuple(TEAMS[point.use_case]))
-        for paradigm, cell in (await _measure_point(plan, point)).items():
-            place = (point.use_case, paradigm, point.engine)
-            if plan.faults and point.agents_as == PROCESSES and place not in judged:
-                judged[place] = await _with_a_death(plan, point, paradigm)
-            whole = replace(cell, faults=judged.get(place))
-            progress.measured(whole)
-            yield whole
+        for cell in (await _measure_point(plan, workers, point)).values():
+            progress.measured(cell)
+            yield cell
 
 
-async def _measure_point(plan: Plan, point: Point) -> dict[Paradigm, Cell]:
+async def _measure_point(plan: Plan, workers: Workers, point: Point) -> dict[Paradigm, Cell]:
     settings: dict[Paradigm, Setting] = {}
     for paradigm in TEAMS[point.use_case]:
         warm_up = _setting(point, paradigm, WARM_UP)
-        played = await _play(plan, point, warm_up)
+        played = await _play(plan, workers, point, warm_up)
         settings[paradigm] = replace(warm_up, rounds=_rounds(plan, point, played))
     runs: dict[Paradigm, list[Played]] = {paradigm: [] for paradigm in settings}
     paced: dict[Paradigm, list[Played]] = {paradigm: [] for paradigm in settings}
     for number in range(plan.repeat):
         for paradigm in settings if number % 2 else reversed(settings):
             setting = replace(settings[paradigm], seed=number + 1)
-            runs[paradigm].append(await _play(plan, point, setting))
+            runs[paradigm].append(await _play(plan, workers, point, setting))
             if point.use_case in PACED:
-                paced[paradigm].append(await _play(plan, point, _paced(plan, setting)))
+                paced[paradigm].append(await _play(plan, workers, point, _paced(plan, setting)))
     return {paradigm: _cell(point, paradigm, runs[paradigm], paced[paradigm] or runs[paradigm]) for paradigm in runs}
 
 
@@ -113,29 +104,11 @@ def _paced(plan: Plan, setting: Setting) -> Setting:
     return replace(setting, paced=True, rounds=int(max(3, min(fitting, setting.rounds))))
 
 
-async def _play(plan: Plan, point: Point, setting: Setting) -> Played:
+async def _play(plan: Plan, workers: Workers, point: Point, setting: Setting) -> Played:
     async with plan.spaces[point.engine]() as url:
         if point.agents_as == TASKS:
             return await play_as_tasks(url, setting)
-        return await play_as_processes(url, setting)
-
-
-async def _with_a_death(plan: Plan, point: Point, paradigm: Paradigm) -> Faults:
-    """Kill the one whose death hurts most, when it has done half of its work."""
-    setting = replace(_setting(point, paradigm, FAULT_ROUNDS), agents=FAULT_AGENTS, payload=100)
-    async with plan.spaces[point.engine]() as url:
-        played = await play_as_processes(url, setting, dies_after=_half(setting))
-    judged = played.judged
-    return Faults(units=judged.units, lost=judged.lost, repeated=judged.repeated, stuck=played.stuck)
-
-
-def _half(setting: Setting) -> int:
-    """Return half of the effects that the victim would have: its own, or those that it has for all others."""
-    team = team_of(setting)
-    serves = not team.ends_by_itself(setting, team.victim(setting))
-    if setting.use_case is UseCase.CACHING:
-        return 3  # of some twenty computations; an agent of many makes few of them
-    return setting.rounds * (setting.agents if serves else 1) // 2
+        return await play_as_processes(workers, url, setting)
 
 
 def _cell(point: Point, paradigm: Paradigm, runs: Sequence[Played], timed: Sequence[Played]) -> Cell:
@@ -154,6 +127,8 @@ def _cell(point: Point, paradigm: Paradigm, runs: Sequence[Played], timed: Seque
         payload=point.payload,
         units=sum(run.units for run in runs),
         p50=median(samples),
+        runs=len(timed),
+        p50_spread=_quartiles([_median_of(run) for run in timed]),
         p95=percentile(samples, 95),
         p99=percentile(samples, 99),
         throughput=median(run.units / max(run.seconds, 1e-9) for run in runs),
@@ -163,6 +138,18 @@ def _cell(point: Point, paradigm: Paradigm, runs: Sequence[Played], timed: Seque
         staleness=median(stale) if stale else 0.0,
         lost_updates=sum(run.judged.lost for run in runs),
     )
+
+
+def _median_of(run: Played) -> float:
+    return median([sample for sheet in run.sheets for sample in sheet.samples])
+
+
+def _quartiles(figures: Sequence[float]) -> tuple[float, float]:
+    """Return between which two figures the middle half of the runs is."""
+    if len(figures) == 1:
+        return figures[0], figures[0]
+    lower, _, upper = quantiles(figures, n=4, method="inclusive")
+    return lower, upper
 
 
 def _cpu(point: Point) -> Callable[[Played], float]:
