@@ -42,7 +42,8 @@
     │   ├── RequestTimeoutError (TimeoutError)
     │   ├── RemoteError                     the other side's handler failed
     │   ├── LoopError                       the message has been handed on too often
-    │   └── StreamBrokenError               a partial reply is missing
+    │   ├── StreamBrokenError               a partial reply is missing
+    │   └── ContentGoneError (LookupError)  what a message points at is not there any more
     ├── CollaborationError                  somebody contributed nothing
     ├── ComputeFailedError                  whoever computed a cached value could not
     ├── ComputeTimeoutError (TimeoutError)  a cached value was not there in time
@@ -461,6 +462,15 @@ class StreamBrokenError(MessagingError):
         self.agent_id = agent_id
         self.expected = expected
         self.got = got
+
+
+class ContentGoneError(MessagingError, LookupError):
+    """The content that a message points at is not there any more, or is not what was sent."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"content gone: {key} ({reason})")
+        self.key = key
+        self.reason = reason
 
 
 # --- Collaborating -------------------------------------------------------------------------------

@@ -15,7 +15,19 @@ from tertulia._background import logger
 from tertulia._codec import convert, decode_plain
 from tertulia._commits import check_commit_size, conflict
 from tertulia._names import check_key
-from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Publish, Put, Record, Send, Sent, Settle
+from tertulia.engines.base import (
+    Check,
+    CheckFailed,
+    Commit,
+    Committed,
+    Delete,
+    Publish,
+    Put,
+    Record,
+    Send,
+    Sent,
+    Settle,
+)
 from tertulia.errors import ConflictError, InvalidInputError, KeyExistsError, KeyNotFoundError, TertuliaError
 from tertulia.messaging.outbox import Outbox
 from tertulia.records import KEEP, DeliveryMode, Keep, MemoryEntry, Message
@@ -169,7 +181,7 @@ class Transaction:
         commit = Commit(tuple(self._checks), self._settles, puts, deletes, sends)
         check_commit_size(self._engine, commit)
         try:
-            committed = await self._outbox.commit(commit)
+            committed = await self._apply(commit)
         except CheckFailed as failed:
             self.lost_race = failed.check in self._seen_checks
             refusal = self._guards.get(failed.check)
@@ -201,6 +213,9 @@ class Transaction:
         raise InvalidInputError(f"this transaction has committed no write of {key!r}")
 
     # --- inside ---
+
+    async def _apply(self, commit: Commit) -> Committed:
+        return await self._outbox.commit(commit)
 
     def _guard(self, check: Check, refusal: Callable[[], ConflictError]) -> None:
         """Commit only if this holds; `refusal` returns the error for when it does not."""

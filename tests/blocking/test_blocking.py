@@ -47,7 +47,7 @@ FACES = [
 # What the library's own parts call, and what has another name where nothing is awaited.
 HIDDEN = {
     "Delivery": {"mark_ended", "dead_letter_commit", "settle"},
-    "MessageBroker": {"close", "delivery", "admit", "turn_away"},
+    "MessageBroker": {"close", "delivery", "admit", "complete", "turn_away"},
     "Space": {"aclose"},
 }
 

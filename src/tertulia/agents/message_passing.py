@@ -27,6 +27,7 @@ from tertulia.errors import (
     SpaceClosedError,
     UnknownAgentError,
 )
+from tertulia.messaging import contents
 from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.context import HANDLING, WAITS_HEADER, Handling
 from tertulia.messaging.delivery import PART_HEADER, Delivery, reply_send
@@ -304,11 +305,12 @@ class MessagePassingAgent:
         """Handle one message, whatever happens to its handler; this is the hot path of every request."""
         broker = self.broker
         message = broker.admit(claimed)
-        if message is None:
-            await broker.turn_away(claimed)
-            return
-        deadline = None if message.reply_to is None else message.expires
+        if message is None or message.headers is not None:
+            message = await broker.complete(claimed, message)
+            if message is None:
+                return
         marked = message.headers is not None and WAITS_HEADER in message.headers
+        deadline = None if message.reply_to is None else message.expires
         if marked:
             leases_of(broker)  # so that what this handler waits for, on behalf of who waits for it, is known too
         hops = (*message.hops, self.agent_id)
@@ -380,8 +382,11 @@ class MessagePassingAgent:
         if message.reply_to is not None and message.id not in self._replied:
             sends = (reply_send(outbox, message, self.agent_id, result, headers),)
         if not claimed.transient:
-            settle = Settle(claimed.mailbox, claimed.message_id, claimed.sequence)
-            await outbox.commit(Commit((), (settle,), (), (), sends))
+            commit = Commit((), (Settle(claimed.mailbox, claimed.message_id, claimed.sequence),), (), (), sends)
+            if message.headers is None:
+                await outbox.commit(commit)
+            else:
+                await contents.settle(outbox, message, commit)
         elif sends:
             await outbox.engine.emit(sends[0])
         outbox.counters.acknowledged += 1

@@ -225,6 +225,8 @@ class MessageBroker(Proxy[broker.MessageBroker]):
     send = blocks(broker.MessageBroker.send)
     send_to = blocks(broker.MessageBroker.send_to)
     publish = blocks(broker.MessageBroker.publish)
+    send_by_pointer = blocks(broker.MessageBroker.send_by_pointer)
+    publish_by_pointer = blocks(broker.MessageBroker.publish_by_pointer)
     subscribe = blocks(broker.MessageBroker.subscribe)
     unsubscribe = blocks(broker.MessageBroker.unsubscribe)
     receive = takes(broker.MessageBroker.receive, Delivery)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable
 
 from msgspec.structs import replace
 
@@ -16,19 +17,28 @@ from tertulia.engines.base import (
     DEAD_LETTERS,
     DEFAULT_LEASE,
     Claimed,
+    Commit,
     Engine,
     MailboxCounts,
     MailboxOptions,
     Send,
     Settle,
 )
-from tertulia.errors import AlreadySettledError, DecodeError, InvalidInputError, UnknownAgentError
+from tertulia.errors import (
+    AlreadySettledError,
+    ContentGoneError,
+    DecodeError,
+    InvalidInputError,
+    TertuliaError,
+    UnknownAgentError,
+)
 from tertulia.memory import SharedMemory
-from tertulia.messaging import dead_letters
+from tertulia.messaging import contents, dead_letters
 from tertulia.messaging.delivery import Delivery, message_of
 from tertulia.messaging.leases import LeaseKeeper
 from tertulia.messaging.mailbox import MessageQueue
 from tertulia.messaging.outbox import ROOM_TIMEOUT, Outbox, check_id
+from tertulia.messaging.pointers import has_pointer
 from tertulia.messaging.requests import RequestDesk
 from tertulia.records import (
     AgentInfo,
@@ -46,6 +56,8 @@ from tertulia.records import (
 MAX_QUEUE_SIZE = 1_000_000  # a mailbox is not a database
 MAX_ATTEMPTS = 1_000
 MAX_PEEK = 10_000  # messages shown at once: all are in memory together
+MAX_FETCHED = 1_000  # messages whose pointers are kept for an acknowledgement by id: more are not in hand at once
+MAX_RECEIVERS = 900  # of one content in one commit: an engine that takes a thousand operations has room for the rest
 
 
 class MessageBroker:
@@ -63,6 +75,8 @@ class MessageBroker:
         self._engine = engine
         self.outbox = Outbox(engine, clock, memory, self.leases)
         self.desk = RequestDesk(self.outbox)
+        self._contents = contents.Contents(self.outbox)
+        self._fetched: OrderedDict[tuple[str, str], tuple[int, Message]] = OrderedDict()
 
     # --- agents ---
 
@@ -161,6 +175,57 @@ class MessageBroker:
         self.outbox.note(message, "published", f"{topic} to {delivered}")
         return Receipt(message.id, delivered, sent.duplicate, sent.dropped, letter)
 
+    async def send_by_pointer(
+        self,
+        message: Message,
+        receivers: Iterable[str],
+        *,
+        ttl: float = contents.POINTER_TTL,
+        delay: float = 0.0,
+        timeout: float = ROOM_TIMEOUT,
+    ) -> Receipt:
+        """Keep the message's content in the space once, and send each receiver a message that points at it.
+
+        One commit: all of them get it, or none. They see no difference: handlers and `receive` get the content with the
+        message, exactly what was sent, or the message goes to the dead letters, reason "content gone". A content that
+        is there already, from whomever, is not stored again. It is deleted when the last message that points at it is
+        settled, in the same commit; one in the dead letters keeps it. A pointer is good for `ttl` seconds, after which
+        the content goes, an hour later at most.
+
+        Raises InvalidInputError for an AT_MOST_ONCE message, which nobody settles, and for no receivers or more than
+        900; UnknownAgentError, MailboxFullError.
+        """
+        names = _check_receivers(receivers)
+        _check_stored(message)
+        messages = [replace(message, receiver=name) for name in names]
+        lifetime = check_seconds("ttl", ttl)
+        sent = await self._contents.send(messages, delay=delay, ttl=lifetime, timeout=timeout)
+        for one, result in zip(messages, sent, strict=True):
+            self.outbox.counters.sent += 1
+            self.outbox.note(one, "duplicate" if result.duplicate else "sent", "a pointer")
+        return contents.receipt(message, sent)
+
+    async def publish_by_pointer(
+        self,
+        topic: str,
+        message: Message,
+        *,
+        ttl: float = contents.POINTER_TTL,
+        delay: float = 0.0,
+        timeout: float = ROOM_TIMEOUT,
+    ) -> Receipt:
+        """Keep the message's content in the space once, and publish a message that points at it.
+
+        As `send_by_pointer`, to all subscribers. How many they are is written down after the commit: if the process
+        dies in between, the content stays until its time is over.
+        """
+        _check_stored(message)
+        lifetime = check_seconds("ttl", ttl)
+        sent = await self._contents.publish(topic, message, delay=delay, ttl=lifetime, timeout=timeout)
+        self.outbox.counters.sent += sent.delivered
+        self.outbox.note(message, "published", f"{topic} to {sent.delivered}, a pointer")
+        return contents.receipt(message, (sent,))
+
     async def subscribe(self, agent_id: str, topic: str) -> bool:
         """Let the agent get what is published to topics that match; return whether this is new.
 
@@ -194,9 +259,10 @@ class MessageBroker:
             if not claimed:
                 return None
             message = self.admit(claimed[0])
+            if message is None or message.headers is not None:
+                message = await self.complete(claimed[0], message)
             if message is not None:
                 return Delivery(claimed[0], message, self.outbox, lease)
-            await self.turn_away(claimed[0])
             wait = None if deadline is None else max(0.0, deadline - clock.monotonic())
 
     def admit(self, claimed: Claimed) -> Message | None:
@@ -211,6 +277,39 @@ class MessageBroker:
             return None
         self.outbox.counters.delivered += 1
         return message
+
+    async def complete(self, claimed: Claimed, message: Message | None) -> Message | None:
+        """Return what `admit` returned, with its content, which may be kept elsewhere.
+
+        None when it must not be handled, or its content is gone: it has been dealt with then. A message
+        that cannot be completed now is given back, and the error raised; so is one whose consumer is cancelled.
+        """
+        if message is None:
+            await self.turn_away(claimed)
+            return None
+        if not has_pointer(message):
+            return message
+        try:
+            completed = await contents.fetch(self.outbox, claimed, message)
+        except (ContentGoneError, DecodeError) as gone:
+            await self._give_up(self.delivery(claimed, message), gone)
+            return None
+        except BaseException:
+            await self.delivery(claimed, message).release()
+            raise
+        self._fetched[claimed.mailbox, message.id] = claimed.sequence, message
+        if len(self._fetched) > MAX_FETCHED:
+            self._fetched.popitem(last=False)
+        return completed
+
+    async def _give_up(self, delivery: Delivery, error: TertuliaError) -> None:
+        if delivery.message.reply_to is None:
+            await self._bury(delivery, str(error))
+            return
+        try:
+            await delivery.fail_request(error, delivery.message.receiver)
+        except AlreadySettledError:
+            delivery.mark_ended("settled elsewhere")
 
     async def turn_away(self, claimed: Claimed) -> None:
         """Deal with a message that cannot be decoded, has failed too often, or whose time is over.
@@ -255,8 +354,18 @@ class MessageBroker:
     async def acknowledge(self, agent_id: str, message_id: str) -> None:
         """Take a message out of the agent's mailbox for good. Raises AlreadySettledError when it is not there."""
         settle = Settle(check_name(agent_id), check_id(message_id))
-        await self._engine.settle(settle)
+        fetched = self._fetched.pop((agent_id, message_id), None) if self._fetched else None
+        if fetched is None or not await self._acknowledge_fetched(settle, *fetched):
+            await self._engine.settle(settle)
         self.outbox.counters.acknowledged += 1
+
+    async def _acknowledge_fetched(self, settle: Settle, sequence: int, message: Message) -> bool:
+        """Acknowledge a message whose content was fetched here; return False if that one is settled already."""
+        try:
+            await contents.settle(self.outbox, message, Commit(settles=(replace(settle, sequence=sequence),)))
+        except AlreadySettledError:
+            return False
+        return True
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:
         try:
@@ -363,6 +472,20 @@ class MessageBroker:
         """End the requests that wait; the space calls it when it closes."""
         self.desk.close()
         self.leases.close()
+
+
+def _check_receivers(receivers: Iterable[str]) -> list[str]:
+    """Return the names, each once. Raises InvalidInputError, InvalidNameError."""
+    names = list(dict.fromkeys(check_name(name) for name in receivers)) if not isinstance(receivers, str) else []
+    if not 0 < len(names) <= MAX_RECEIVERS:
+        shown = reprlib.repr(receivers) if isinstance(receivers, str) else len(names)
+        raise InvalidInputError(f"receivers are 1 to {MAX_RECEIVERS} agents, not {shown}")
+    return names
+
+
+def _check_stored(message: Message) -> None:
+    if message.delivery_mode is DeliveryMode.AT_MOST_ONCE:
+        raise InvalidInputError("an AT_MOST_ONCE message is settled by nobody, so its content could not be let go")
 
 
 def _check_choice(when_full: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tertulia._clock import instant
 from tertulia.engines.base import DEAD_LETTERS, Claimed, Commit, MailboxOptions, Send, Settle, Stored
 from tertulia.errors import AlreadySettledError, DecodeError
+from tertulia.messaging import contents
 from tertulia.messaging.delivery import message_of
 from tertulia.messaging.outbox import Outbox, failures_of
 from tertulia.records import DeadLetter, Message, WhenFull
@@ -41,7 +42,8 @@ async def purge(outbox: Outbox, agent_id: str, message_id: str | None) -> int:
     """Remove one dead letter, or all, for good."""
     gone = 0
     for item in await _chosen(outbox, agent_id, message_id):
-        gone += await _try(outbox, Commit(settles=(Settle(item.mailbox, item.message_id, item.sequence),)))
+        commit = Commit(settles=(Settle(item.mailbox, item.message_id, item.sequence),))
+        gone += await _try(outbox, commit, legible(agent_id, item))
     return gone
 
 
@@ -50,10 +52,13 @@ async def _chosen(outbox: Outbox, agent_id: str, message_id: str | None) -> list
     return [item for item in letters if message_id is None or legible(agent_id, item).id == message_id]
 
 
-async def _try(outbox: Outbox, commit: Commit) -> bool:
-    """Commit; return False when somebody else dealt with this letter first."""
+async def _try(outbox: Outbox, commit: Commit, purged: Message | None = None) -> bool:
+    """Commit; return False when somebody else dealt with this letter first. What is purged needs no content more."""
     try:
-        await outbox.commit(commit)
+        if purged is None:
+            await outbox.commit(commit)
+        else:
+            await contents.settle(outbox, purged, commit)
     except AlreadySettledError:
         return False
     return True

@@ -15,9 +15,11 @@ from msgspec.structs import force_setattr
 from tertulia._arguments import check_seconds
 from tertulia._codec import decoder_for, encode_message, is_deep
 from tertulia._rules.retry import is_given_up, retry_delay
-from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, STAMP, Claimed, Commit, Send, Settle
+from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, STAMP, Claimed, Commit, Committed, Send, Settle
 from tertulia.errors import DecodeError, InvalidInputError, Reject, RetryLater
+from tertulia.messaging import contents
 from tertulia.messaging.outbox import Outbox, encodable
+from tertulia.messaging.pointers import has_pointer
 from tertulia.records import Message, new_id
 from tertulia.transaction import Transaction
 
@@ -77,7 +79,10 @@ class Delivery:
         """
         if self._claimed.transient:
             return
-        await self._outbox.engine.settle(self.settle)
+        if has_pointer(self.message):
+            await contents.settle(self._outbox, self.message, Commit(settles=(self.settle,)))
+        else:
+            await self._outbox.engine.settle(self.settle)
         self.mark_ended("acknowledged")
 
     async def release(self, *, delay: float = 0.0, counted: bool = False, reason: str = "") -> bool:
@@ -235,6 +240,11 @@ class DeliveryTransaction(Transaction):
         """Apply everything and acknowledge the message, or do nothing; see Transaction.commit."""
         await super().commit()
         self.delivery.mark_ended("acknowledged")
+
+    async def _apply(self, commit: Commit) -> Committed:
+        if self._settles and has_pointer(self.delivery.message):
+            return await contents.settle(self._outbox, self.delivery.message, commit)
+        return await self._outbox.commit(commit)
 
 
 def reply_send(

@@ -21,6 +21,7 @@ from tertulia.errors import InvalidInputError, MailboxFullError
 from tertulia.memory import SharedMemory
 from tertulia.messaging.context import path_so_far
 from tertulia.messaging.leases import LeaseKeeper
+from tertulia.messaging.pointers import POINTER_HEADER, without_pointer
 from tertulia.records import DeliveryMode, Failure, Message, MessageRecord, new_id
 
 MESSAGE_LOG_SIZE = 1_000  # per handle, like the access log
@@ -68,8 +69,16 @@ class Outbox:
 
         Raises InvalidNameError, InvalidInputError, EncodeError, ValueTooLargeError.
         """
+        self.check(message, delay)
+        if message.headers is not None and POINTER_HEADER in message.headers:
+            message = without_pointer(message)
+        return self.trusted_send_of(message, delay)
+
+    def check(self, message: Message, delay: float = 0.0) -> None:
+        """Raise InvalidInputError for fields that the receiver could not read back, or that ask for the impossible."""
         _check_fields(message, delay)
-        return self.trusted_send_of(message, check_seconds("delay", delay, zero=True) if delay else 0.0)
+        if delay:
+            check_seconds("delay", delay, zero=True)
 
     def trusted_send_of(self, message: Message, delay: float = 0.0) -> Send:
         """Return the send of a message whose fields the library has set itself, all but receiver and content."""
@@ -87,8 +96,14 @@ class Outbox:
 
     def publish_of(self, topic: str, message: Message, delay: float = 0.0) -> Send | Publish:
         """Return the publication of a message; one that goes in circles goes to its sender's dead letters."""
+        self.check(message, delay)
+        if message.headers is not None and POINTER_HEADER in message.headers:
+            message = without_pointer(message)
+        return self.trusted_publish_of(topic, message, delay)
+
+    def trusted_publish_of(self, topic: str, message: Message, delay: float = 0.0) -> Send | Publish:
+        """Return the publication of a message whose fields have been checked."""
         check_topic(topic)
-        _check_fields(message, delay)
         if message.topic != topic or not message.hops:
             message = replace(message, topic=topic, hops=message.hops or path_so_far())
         body = encode_message(message, message.content, self.limit)
@@ -98,7 +113,7 @@ class Outbox:
             topic,
             message.id,
             body,
-            check_seconds("delay", delay, zero=True) if delay else 0.0,
+            delay,
             message.delivery_mode is DeliveryMode.EXACTLY_ONCE,
         )
 
@@ -207,7 +222,6 @@ def encodable(text: str) -> str:
 
 
 def _check_fields(message: Message, delay: float) -> None:
-    """Raise InvalidInputError for fields that the receiver could not read back, or that ask for the impossible."""
     message_id = message.id
     if message_id.__class__ is not str or not 0 < len(message_id) <= MAX_ID or not message_id.isprintable():
         check_id(message_id)  # says what is wrong
