@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ from tests.figures import Figures, show, told
 from tests.profile import campaign
 
 TRACES_VARIABLE = "TERTULIA_TRACES"
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start be interruptible, also where a shell runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
