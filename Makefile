@@ -11,6 +11,8 @@ PINS   := pyproject.toml constraints.txt
 
 # The pyright wheel carries its JavaScript and Node; this stops it asking for a newer release.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# The theme announces what its authors plan next on every build; the versions are pinned.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 # Two pips must not write to one environment at a time.
@@ -18,7 +20,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # A stamp whose installation failed must not look finished.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test faults check bench clean
+.PHONY: help demo test faults check docs bench clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +40,10 @@ check: $(STAMPS)/dev ## Check style, formatting, types and the structure of the 
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/pytest -q tests/structure
+
+docs: $(STAMPS)/docs ## Build the guide into build/site; every warning is an error
+	$(BIN)/mkdocs build --strict --quiet --clean
+	@echo "The guide is at build/site/index.html; it needs no server and no network."
 
 bench: $(STAMPS)/bench ## Measure against the peers, in one run
 	$(BIN)/python -m bench
@@ -68,3 +74,7 @@ $(STAMPS)/dev: $(STAMPS)/venv $(PINS)
 $(STAMPS)/bench: $(STAMPS)/venv $(PINS)
 	$(PIP) install -q -c constraints.txt -e ".[dev,bench]"
 	@touch $@ $(STAMPS)/dev $(STAMPS)/runtime
+
+$(STAMPS)/docs: $(STAMPS)/venv $(PINS)
+	$(PIP) install -q -c constraints.txt -e ".[docs]"
+	@touch $@ $(STAMPS)/runtime
