@@ -400,7 +400,7 @@ async def test_a_module_that_cannot_be_imported_is_shown_with_its_traceback_and_
 
 async def test_the_module_in_the_reference_runs(tmp_path: Path, url: str, tester: MessagePassingAgent):
     page = (Path(__file__).parents[2] / "docs" / "reference" / "run.md").read_text(encoding="utf-8")
-    (tmp_path / "team.py").write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    (tmp_path / "team.py").write_text(page.split('```python title="team.py"\n')[1].split("```")[0], encoding="utf-8")
     command_line = page.split("```sh\n")[1].split("```")[0].split()
     assert command_line[:2] == ["tertulia", "run"]
     async with running(tmp_path, *command_line[2:], "--url", url) as command:
