@@ -65,6 +65,7 @@ class Server:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="tertulia-nats-"))
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
 
     @property
     def url(self) -> str:
@@ -76,6 +77,11 @@ class Server:
         """The process id."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process, and it does not stand still."""
+        return self._process is not None and not self._stopped
 
     @property
     def log(self) -> str:
@@ -134,16 +140,19 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self._stopped = False
 
     def pause(self) -> None:
         """Stop the process where it is."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        self._stopped = True
 
     def resume(self) -> None:
         """Let a stopped process go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+        self._stopped = False
 
     def close(self) -> None:
         """Kill the process and remove its data."""

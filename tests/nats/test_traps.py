@@ -14,7 +14,8 @@ import pytest
 from tertulia import Message, Space, connect
 from tertulia.engines import _nats_keys, _nats_open
 from tertulia.engines._nats_open import check_level
-from tertulia.engines._nats_store import MAX_MEMBERS, Write
+from tertulia.engines._nats_store import MAX_MEMBERS
+from tertulia.engines._nats_stream import Write
 from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_url import settings_of
 from tertulia.engines.base import Check, CheckFailed, Commit, MailboxOptions, Publish, Put, Send

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from tertulia._names import topic_matcher
 from tertulia.engines._nats_format import FORMAT, GONE, LIVE, BoxState, Head, box_state, encode
-from tertulia.engines._nats_store import Found, Store, Write, WrongSequence, pause_for
+from tertulia.engines._nats_store import Store
+from tertulia.engines._nats_stream import Found, Write, WrongSequence, pause_for
 from tertulia.engines.base import MailboxOptions
 from tertulia.errors import UnknownAgentError
 from tertulia.records import AgentInfo, WhenFull

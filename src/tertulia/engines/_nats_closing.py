@@ -12,7 +12,7 @@ from tertulia.engines._nats_boxes import Box
 from tertulia.engines._nats_commit import KEEP_SETTLED, Committer
 from tertulia.engines._nats_format import GONE, LIVE, WAITING, BoxState, MailState, bounded_notes, encode, mail_state
 from tertulia.engines._nats_mailbox import Item
-from tertulia.engines._nats_store import Write, WrongSequence, pause_for
+from tertulia.engines._nats_stream import Write, WrongSequence, pause_for
 from tertulia.errors import TertuliaError, UnknownAgentError
 
 AT_ONCE = 400  # messages that move in one batch: each takes two of its thousand members

@@ -30,12 +30,14 @@ from tertulia.engines._nats_keys import Keys
 from tertulia.engines._nats_live import Live
 from tertulia.engines._nats_mail import Mail
 from tertulia.engines._nats_mailbox import Item
-from tertulia.engines._nats_store import Found, Store, Write, WrongSequence, pause_for
+from tertulia.engines._nats_store import Store
+from tertulia.engines._nats_stream import Found, Write, WrongSequence, pause_for
 from tertulia.engines.base import REPLIES, CheckFailed, Commit, Committed, Publish, Record, Send, Sent, Settle
 from tertulia.errors import (
     AlreadySettledError,
     EngineUnavailableError,
     MailboxFullError,
+    OutcomeUnknownError,
     UnknownAgentError,
 )
 from tertulia.records import WhenFull
@@ -93,8 +95,15 @@ class Committer:
                 fresh = True
                 await asyncio.sleep(pause_for(wrong, attempt))
             else:
-                return await plan.finish(revision)
+                return await self._finish(plan, revision)
         raise EngineUnavailableError("what the commit concerns is written by too many others at once")
+
+    async def _finish(self, plan: _Plan, revision: int) -> Committed:
+        """Do what follows from what was written. Where that cannot be done, it is not as if nothing had happened."""
+        try:
+            return await plan.finish(revision)
+        except EngineUnavailableError as error:
+            raise OutcomeUnknownError(f"it was written, but perhaps not to all whom it concerns: {error}") from error
 
 
 class _Plan:

@@ -16,9 +16,10 @@ from tertulia._rules.expiry import kept_owner, kept_tags, kept_ttl
 from tertulia.engines._nats_expiry import Expiries
 from tertulia.engines._nats_format import EXPIRED, GONE, LIVE, KeyState, encode, key_state
 from tertulia.engines._nats_history import History
-from tertulia.engines._nats_store import Found, Store, Write, WrongSequence, pause_for
+from tertulia.engines._nats_store import Store
+from tertulia.engines._nats_stream import Found, Write, WrongSequence, pause_for
 from tertulia.engines.base import Put, Record
-from tertulia.errors import EngineUnavailableError, TertuliaError
+from tertulia.errors import EngineUnavailableError, OutcomeUnknownError, TertuliaError
 
 KNOWN = 10_000  # keys whose last state is remembered, about 500 bytes each: a team's working set
 READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
@@ -210,6 +211,8 @@ class Keys:
         except WrongSequence as wrong:
             await self.refresh(key, wrong, 1)
             return
+        except OutcomeUnknownError as error:  # it was over in any case, and whatever waits for this has not happened
+            raise EngineUnavailableError(f"the end of {key!r} could not be written down: {error}") from error
         self.wrote(key, revision, state)
         await self._history.add(((key, revision, one.data),))
 

@@ -10,7 +10,9 @@ import msgspec
 
 from tertulia.engines._nats_format import FORMAT
 from tertulia.engines._nats_history import MAX_ENTRY
-from tertulia.engines._nats_store import PAUSE, Store, StreamInfo, Write
+from tertulia.engines._nats_reading import PAUSE
+from tertulia.engines._nats_store import Store
+from tertulia.engines._nats_stream import StreamInfo, Write
 from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_time import SharedTime
 from tertulia.engines._nats_url import Settings

@@ -20,13 +20,14 @@ from tertulia.engines._nats_keys import KEEP_GONE, Keys
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_wire import Subscription
 from tertulia.engines.base import Change
-from tertulia.errors import TertuliaError, WatchLaggedError
+from tertulia.errors import EngineUnavailableError, TertuliaError, WatchLaggedError
 
 WATCH_BUFFER = 10_000  # changes that a slow watcher may lag before it is told so
 LOOK = 1.0  # seconds between looks for what the feed left out, where it may
 SEEN = 10_000  # keys whose last change is remembered until the next look; with more the watch looks earlier
 RETRIES = 5  # looks for what is missing, while its writer may still be sending it to the history
 RETRY = 0.05  # seconds between them, doubling
+AGAIN = 0.1  # seconds between tries to resume, each of which waits for the server itself
 WATCHED_ENDS = 1_000  # keys that were there before a watch whose ends it looks after: what one request reads
 
 News = tuple[int, str, KeyState]
@@ -166,12 +167,19 @@ class WatchStream:
             self._work = self._background.start(self._catch_up_logged(), "tertulia nats watch")
 
     async def _catch_up_logged(self) -> None:
-        try:
-            await self._catch_up()
-        except TertuliaError as error:
-            if not self._closed:
-                logger.warning("the watch on %s could not be resumed: %s", self.pattern, error)
-                self._fail(error)
+        while not self._closed:
+            try:
+                await self._catch_up()
+            except EngineUnavailableError as error:  # as long as it takes: what is missed is kept, or said to be missed
+                logger.warning("the watch on %s waits for the server: %s", self.pattern, error)
+                await asyncio.sleep(AGAIN)
+            except TertuliaError as error:
+                if not self._closed:
+                    logger.warning("the watch on %s could not be resumed: %s", self.pattern, error)
+                    self._fail(error)
+                return
+            else:
+                return
 
     async def _catch_up(self) -> None:
         """Read the changes after those that are known, then go on with the feed."""

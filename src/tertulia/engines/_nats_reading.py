@@ -1,0 +1,233 @@
+"""Reading a space's stream: from its leader, or from whichever replica is known to have come far enough.
+
+Everything is tried again while no server answers, for as long as the settings say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from tertulia.engines._nats_stream import (
+    NO_STREAM,
+    NOT_FOUND,
+    Found,
+    StreamInfo,
+    check_nothing,
+    decode_got,
+    decode_info,
+    encode_request,
+    failure_of,
+    found_in,
+)
+from tertulia.engines._nats_subjects import Subjects
+from tertulia.engines._nats_url import Settings
+from tertulia.engines._nats_wire import ATTEMPT, STATUS, Handler, Patience, Subscription, Unanswered, Wire
+from tertulia.errors import EngineUnavailableError, OutcomeUnknownError
+
+PAGE = 1_000  # messages read at once where there are more
+PAGE_BYTES = 4 * 2**20  # and their bytes: a server cuts off clients with 64 MiB to read
+PAUSE = 0.05  # seconds between two tries of a call that got no answer; an election takes many of them
+
+
+class Reader:
+    """The stream of a space, to be read."""
+
+    def __init__(self, wire: Wire, subjects: Subjects, settings: Settings) -> None:
+        self.wire = wire
+        self.subjects = subjects
+        self.single = False  # one replica, which answers every read itself
+        self._timeout = settings.timeout
+        self._stream = subjects.stream
+        self._eventual = settings.consistency == "eventual"
+        self._direct = f"$JS.API.DIRECT.GET.{self._stream}"
+
+    async def get(self, subject: str, *, now: bool = True, patience: Patience | None = None) -> Found | None:
+        """Return what a subject holds. Without `now` a replica may answer that has not heard of the last writes."""
+        patience = patience or Patience(self._timeout)
+        while True:
+            try:
+                if self.single or (self._eventual and not now):
+                    return await self._get_directly(subject, patience)
+                return await self._get_from_leader({"last_by_subj": subject})
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+
+    async def _get_directly(self, subject: str, patience: Patience) -> Found | None:
+        answer = await self.wire.call(f"{self._direct}.{subject}", timeout=self._time_for(patience))
+        headers: dict[str, str] = answer.headers or {}
+        if STATUS in headers:
+            return check_nothing(headers)
+        return Found(subject, int(headers["Nats-Sequence"]), answer.data)
+
+    async def _get_from_leader(self, request: dict[str, Any], stream: str = "") -> Found | None:
+        subject = f"$JS.API.STREAM.MSG.GET.{stream or self._stream}"
+        answer = await self.wire.call(subject, encode_request(request))
+        got = decode_got(answer.data)
+        if got.message is not None:
+            return Found(got.message.subject, got.message.seq, got.message.data)
+        if got.error is not None and got.error.err_code == NOT_FOUND:
+            return None
+        raise failure_of(got.error)
+
+    async def last_sequence(self) -> int:
+        """Return the stream's last sequence, by its leader."""
+        return (await self.info()).state.last_seq
+
+    async def info(self, stream: str = "") -> StreamInfo:
+        """Return what the server tells of a stream; `error` is set where there is none."""
+        patience = Patience(self._timeout)
+        while True:
+            try:
+                info = decode_info((await self.api(f"STREAM.INFO.{stream or self._stream}")).data)
+                if info.error is None or info.error.err_code == NO_STREAM:
+                    return info
+                raise failure_of(info.error)
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+
+    async def api(self, name: str, request: dict[str, Any] | None = None) -> Any:
+        """Return the answer to a call of the server's interface. Raises Unanswered."""
+        return await self.wire.call(f"$JS.API.{name}", b"" if request is None else encode_request(request))
+
+    async def many(self, filters: Sequence[str], *, patience: Patience | None = None) -> tuple[list[Found], int]:
+        """Return what all subjects that match hold at one moment, and a sequence that it is the state of."""
+        patience = patience or Patience(self._timeout)
+        newest = 0 if self.single else await self.last_sequence()
+        while True:
+            try:
+                found = await self._at_once(filters, newest, patience)
+                return found if found is not None else await self._in_pages(filters)
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+
+    async def _at_once(self, filters: Sequence[str], newest: int, patience: Patience) -> tuple[list[Found], int] | None:
+        """Return them, or None where there are too many. The check subject is always there, and so is an answer."""
+        wanted = [*filters, self.subjects.check]
+        answers = await self._collect(self._direct, {"multi_last": wanted, "max_bytes": PAGE_BYTES}, patience)
+        end = answers.pop().headers
+        if end[STATUS] == "413" or end.get("Nats-Num-Pending", "0") != "0":
+            return None
+        if end[STATUS] != "204":
+            check_nothing(end)
+            raise Unanswered("a replica of the stream has nothing yet", sent=False)
+        upto = int(end.get("Nats-UpTo-Sequence", 0))
+        if upto < newest:
+            raise Unanswered("a replica of the stream lags behind", sent=False)
+        return [found_in(answer) for answer in answers if answer.headers["Nats-Subject"] != self.subjects.check], upto
+
+    async def _in_pages(self, filters: Sequence[str]) -> tuple[list[Found], int]:
+        """Read everything in the order of sequences until nothing is left.
+
+        What is overwritten while this reads comes again under a later sequence, so at the end every subject's state is
+        known as it was at that moment.
+        """
+        states: dict[str, Found] = {}
+        upto = 0
+        for one in filters:
+            for found in await self.after(0, one):
+                states[found.subject] = found
+                upto = max(upto, found.seq)
+        return list(states.values()), upto
+
+    async def after(self, sequence: int, one: str, *, stream: str = "") -> list[Found]:
+        """Return all that is stored after a sequence under subjects that match, in that order, to the very end.
+
+        Replicas answer, each as far as it has come; that this was the end is made sure of with the leader: either it
+        has nothing more, or the last page's replica had come as far as any asked before. `stream`: another one.
+        """
+        patience = Patience(self._timeout)
+        found: list[Found] = []
+        newest = -1  # what the leader had after all pages before this one
+        while True:
+            try:
+                page, more = await self._page(sequence, one, stream or self._stream, patience)
+                if page:
+                    found += page
+                    sequence = page[-1].seq
+                    patience = Patience(self._timeout)
+                if more:
+                    newest = -1
+                elif self.single or (page and 0 <= newest <= sequence):
+                    return found
+                elif page:
+                    newest = (await self.info(stream)).state.last_seq
+                    if newest == sequence:
+                        return found
+                else:
+                    last = await self._get_from_leader({"seq": sequence + 1, "next_by_subj": one}, stream)
+                    if last is None:
+                        return found
+                    found.append(last)
+                    sequence, newest = last.seq, -1
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+
+    async def first(self, one: str, count: int) -> list[Found]:
+        """Return the first messages, by sequence, under subjects that match; a replica may answer."""
+        patience = Patience(self._timeout)
+        while True:
+            try:
+                return (await self._page(0, one, self._stream, patience))[0][:count]
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+
+    async def is_older(self, sequence: int, seconds: float) -> bool:
+        """Tell whether what was stored after a sequence may have been stored so long ago."""
+        info = await self.info()
+        oldest = datetime.fromisoformat(info.ts) - timedelta(seconds=seconds)
+        if datetime.fromisoformat(info.created) > oldest:
+            return False
+        request = {"start_time": oldest.isoformat(), "batch": 1, "next_by_subj": f"{self.subjects.root}.>"}
+        patience = Patience(self._timeout)
+        while True:
+            try:
+                answers = await self._collect(self._direct, request, patience)
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+            else:
+                return len(answers) == 1 or int(answers[0].headers["Nats-Sequence"]) > sequence + 1
+
+    async def _page(self, sequence: int, one: str, stream: str, patience: Patience) -> tuple[list[Found], bool]:
+        """Return the next messages after a sequence, and whether there are more."""
+        request = {"seq": sequence + 1, "batch": PAGE, "max_bytes": PAGE_BYTES, "next_by_subj": one}
+        answers = await self._collect(f"$JS.API.DIRECT.GET.{stream}", request, patience)
+        end = answers.pop().headers
+        if end[STATUS] != "204":
+            check_nothing(end)
+        return [found_in(answer) for answer in answers], end.get("Nats-Num-Pending", "0") != "0"
+
+    async def _collect(self, subject: str, request: dict[str, Any], patience: Patience) -> list[Any]:
+        return await self.wire.collect(subject, encode_request(request), timeout=self._time_for(patience))
+
+    def _time_for(self, patience: Patience) -> float:
+        """Return how long to wait for an answer: not long where another replica may be asked next."""
+        return ATTEMPT if self.single else patience.brief
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Hand the messages of a subject to a handler, from when this returns; also after a reconnect.
+
+        Raises AccessDeniedError, EngineUnavailableError.
+        """
+        patience = Patience(self._timeout)
+        subscription: Subscription | None = None
+        while True:
+            try:
+                if subscription is None:
+                    subscription = await self.wire.subscribe(subject, handler, queue=queue)
+                await self.wire.flush()
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+            else:
+                break
+        if subscription.denied is not None:
+            await subscription.stop()
+            raise subscription.denied
+        return subscription
+
+    async def _retry_read(self, patience: Patience, lost: Unanswered) -> None:
+        try:
+            await patience.after(lost, self.wire, PAUSE)
+        except OutcomeUnknownError as error:
+            raise EngineUnavailableError(f"nothing was read: {patience.why}") from error
