@@ -19,10 +19,11 @@ from msgspec.structs import replace
 
 import tertulia
 from tertulia.cli.compare import Options, run
-from tertulia.compare.places import LOCAL_ENGINES as ENGINES
+from tertulia.compare.comparison import SCHEMA, Comparison
+from tertulia.compare.places import ENGINES
 from tertulia.compare.report_team.job import MAX_READERS
 from tertulia.compare.report_team.teams import TEAMS
-from tertulia.compare.results import SCHEMA, Comparison
+from tertulia.compare.results import ReportResult
 from tertulia.compare.stages import AgentsAs
 from tests.compare.odd_teams import FAILING_REPORT
 from tests.processes.running import alive, children
@@ -37,7 +38,8 @@ FILES = {
     "tool.py": '"""A tool."""\n',
 }
 
-TASKS = ("--engine", "memory")  # one stage alone, which is quick
+REPORT = ("--use-case", "report")
+TASKS = (*REPORT, "--engine", "memory")  # one stage alone, which is quick
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -155,13 +157,20 @@ def figures(text: str | bytes) -> Comparison:
     return found
 
 
+def report_of(comparison: Comparison) -> ReportResult:
+    assert comparison.report is not None
+    return comparison.report
+
+
 def test_json_to_standard_output_is_all_that_is_there(command: Run, folder: Path, tmp_path: Path):
     done = command("compare", *TASKS, "--input", folder, "--repeat", "3", "--readers", "2", "--json", "-")
 
-    found = figures(done.stdout)
+    whole = figures(done.stdout)
+    found = report_of(whole)
     report = (tmp_path / "home" / "build" / "tertulia" / "report.md").read_bytes()
     assert done.stdout.startswith("{\n")
-    assert (found.schema, found.readers, found.repeat, found.conclusion) == (SCHEMA, 2, 3, "")
+    assert (whole.schema, whole.complete, whole.cells, whole.replays) == (SCHEMA, True, (), ())
+    assert (found.readers, found.repeat, found.conclusion) == (2, 3, "")
     assert (found.input.folder, found.input.files, found.input.complete) == (LONG_NAME, 3, True)
     assert found.input.bytes == sum(len(text) for text in FILES.values())
     assert (found.report_bytes, found.report_sha256) == (len(report), sha256(report).hexdigest())
@@ -175,10 +184,10 @@ def test_the_same_is_measured_with_tasks_and_with_processes_and_shown_side_by_si
     command: Run, folder: Path, tmp_path: Path
 ):
     file = tmp_path / "figures.json"
-    done = command("compare", "--input", folder, "--repeat", "1", "--json", file)
+    done = command("compare", *REPORT, "--input", folder, "--repeat", "1", "--json", file)
 
     assert done.returncode == 0, done.stderr
-    found = figures(file.read_bytes())
+    found = report_of(figures(file.read_bytes()))
     assert [(stage.engine, stage.agents) for stage in found.stages] == [("memory", "tasks"), ("file", "processes")]
     for title in ("memory, tasks", "file, processes"):
         assert re.search(rf"^{title}: On this workload", done.stdout, re.MULTILINE)
@@ -288,8 +297,7 @@ def options(folder: Path, tmp_path: Path) -> Options:
         readers=2,
         repeat=1,
         engines=("memory",),
-        agents=(),
-        json=None,
+        use_cases=("report",),
         quiet=True,
     )
 
@@ -368,7 +376,7 @@ def test_an_agent_that_fails_in_its_process_is_shown_with_its_traceback(
 
 
 def test_processes_are_refused_where_a_space_is_in_one_process(command: Run, folder: Path):
-    done = command("compare", "--input", folder, "--engine", "memory", "--agents", "processes")
+    done = command("compare", *REPORT, "--input", folder, "--engine", "memory", "--agents", "processes")
 
     assert "agents there can only be tasks" in problem(done, 2)
 
@@ -389,7 +397,19 @@ def test_stopping_it_ends_all_processes_and_leaves_no_files(
     folder: Path, tmp_path: Path, temporary: Path, number: signal.Signals, code: int
 ):
     process = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "tertulia", "compare", "--input", str(folder), "--repeat", "100", "--output", "out"],
+        [
+            sys.executable,
+            "-m",
+            "tertulia",
+            "compare",
+            *REPORT,
+            "--input",
+            str(folder),
+            "--repeat",
+            "100",
+            "--output",
+            "out",
+        ],
         cwd=tmp_path,
         env=environment(TMPDIR=str(temporary)),
         stdout=subprocess.PIPE,

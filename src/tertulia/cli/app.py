@@ -23,10 +23,14 @@ INTERRUPTED = 130  # what shells call a command that was stopped by Ctrl-C: 128 
 # A paragraph is a line: the help is laid out for the terminal that it is shown on.
 COMPARE_HELP = """Measure shared memory against messages on this machine.
 
-A team of agents (a scout, readers, a critic and a writer) analyses a folder of text and writes a report on it: \
-once through shared memory, once through messages, with the agents as tasks of one process and with each in a \
-process of its own. All reports must be equal, byte for byte. Tables show what each way costs: time, latency, \
-throughput, operations and bytes.
+A team of agents (a scout, readers, a critic and a writer) analyses a folder of text and writes a report on it, and \
+six use cases of communication (state_sharing, request_response, event_streaming, broadcast, caching, coordination) \
+are done: through shared memory, through messages, and through both in one commit, with the agents as tasks of one \
+process and with each in a process of its own. All reports must be equal, byte for byte. Somebody is killed half-way, \
+to see what is lost, repeated or stuck.
+
+Tables show what each way costs, and what it costs is kept in .tertulia/profile.json, for 'tertulia recommend'. \
+Without more it takes about a minute.
 """
 
 app = typer.Typer(
@@ -44,6 +48,7 @@ class EngineName(StrEnum):
 
     memory = "memory"
     file = "file"
+    nats = "nats"
 
 
 class AgentsAsName(StrEnum):
@@ -89,13 +94,22 @@ def compare(
         "build/tertulia"
     ),
     readers: Annotated[int, typer.Option(min=1, max=64, help="How many agents read files at once.")] = 3,
-    repeat: Annotated[int, typer.Option(min=1, max=100, help="How many measured runs each way.")] = 3,
+    repeat: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="How many measured runs each way. Default: 3.", show_default=False),
+    ] = None,
+    use_case: Annotated[
+        list[str] | None,
+        typer.Option(help="One of the six, or report; may be given again. Default: all.", show_default=False),
+    ] = None,
     engine: Annotated[
         list[EngineName] | None,
         typer.Option(
-            help="What keeps the space that the agents share; may be given again. Default: all.", show_default=False
+            help="What keeps the space that the agents share; may be given again. Default: memory and file.",
+            show_default=False,
         ),
     ] = None,
+    url: Annotated[str | None, typer.Option(help="The server, for the nats engine: nats://HOST:PORT.")] = None,
     agents: Annotated[
         list[AgentsAsName] | None,
         typer.Option(
@@ -103,14 +117,39 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Each report once each way: less than a minute.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Teams of 2, 8, 32 and 64, and 100 B, 10 kB and 256 kB: ten minutes.")
+    ] = False,
+    team: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Agents in a team of a use case; may be given again.")
+    ] = None,
+    payload: Annotated[
+        list[int] | None, typer.Option(metavar="BYTES", help="Size of what is shared or sent; may be given again.")
+    ] = None,
+    faults: Annotated[bool, typer.Option(help="Kill somebody half-way, where agents are processes.")] = True,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|DIR", help="Replay recorded conversations (and only what --use-case names beside them)."
+        ),
+    ] = None,
     json: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Write all figures as JSON to this file too; - for standard output alone."),
+    ] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a page with plots, which needs nothing else.")
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where the figures for 'tertulia recommend' go; default: where it looks."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Compare, and exit with the code of the outcome."""
     from tertulia.cli.compare import Options, run  # noqa: PLC0415 - heavy; see above
+    from tertulia.compare.places import LOCAL_ENGINES  # noqa: PLC0415 - the same
 
     code = run(
         Options(
@@ -118,9 +157,19 @@ def compare(
             output=output,
             readers=readers,
             repeat=repeat,
-            engines=tuple(one.value for one in engine or EngineName),
+            engines=tuple(dict.fromkeys(one.value for one in engine)) if engine else LOCAL_ENGINES,
             agents=tuple(one.value for one in agents or ()),
+            url=url,
+            use_cases=tuple(use_case or ()),
+            teams=tuple(team or ()),
+            payloads=tuple(payload or ()),
+            quick=quick,
+            full=full,
+            faults=faults,
+            trace=trace,
             json=json,
+            html=html,
+            profile=profile,
             quiet=quiet,
         )
     )

@@ -7,98 +7,146 @@ import logging
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, cast
 
-import msgspec
 from msgspec import Struct
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from msgspec.structs import replace
 
 from tertulia import TertuliaError
-
-from tertulia.compare.report_team.facts import FileListing
+from tertulia.cli.compare_files import UsageError, check_files, keep_profile, publish
+from tertulia.cli.compare_progress import Shown
+from tertulia.compare.comparing import Findings, Wanted, compare_all
+from tertulia.compare.places import ENGINES, LOCAL_ENGINES
+from tertulia.compare.replay import NotDeliveredOnceError
 from tertulia.compare.report_team.input_errors import InputFolderError
-from tertulia.compare.results import Comparison
-from tertulia.compare.runner import FolderChangedError, Outcome, ReportsDifferError, Settings, compare
-from tertulia.compare.stages import AgentsAs, Stage, StageError, stages_of
-from tertulia.compare.table import PLAIN_WIDTH, TITLES, print_comparison
-from tertulia.compare.units import bytes_text, seconds_text
+from tertulia.compare.runner import FolderChangedError, ReportsDifferError, Settings
+from tertulia.compare.sizes import FULL, QUICK, Size
+from tertulia.compare.stages import AgentsAs, StageError, stages_of
+from tertulia.compare.traces import Conversation, TraceError, check_team, read_conversations
+from tertulia.compare.use_cases.conducting import PartFailedError
 from tertulia.compare.workers import AgentDiedError, AgentFailedError
+from tertulia.selection.profile import ProfileError
+from tertulia.selection.requirement import MAX_PAYLOAD, UseCase
 
-__all__ = ["Options", "run"]
+__all__ = ["REPORT", "Options", "run"]
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-STANDARD_OUTPUT = "-"
+REPORT = "report"  # the report team, among the names of use cases
+MAX_TEAM = 64  # agents: each may be a process
+MAX_PAYLOAD_HERE = 1_000_000  # bytes: what every engine takes as one value, with what is around it
 FAILURES = (
-    *(ReportsDifferError, FolderChangedError, AgentFailedError, AgentDiedError),
-    *(TertuliaError, TimeoutError, OSError),
+    *(ReportsDifferError, FolderChangedError, AgentFailedError, AgentDiedError, PartFailedError),
+    *(NotDeliveredOnceError, TertuliaError, TimeoutError, OSError, ExceptionGroup),
 )
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What was asked for on the command line."""
+    """What was asked for on the command line; `repeat` is None for as many runs as usual."""
 
     folder: Path
     output: Path
-    readers: int
-    repeat: int
-    engines: tuple[str, ...]
-    agents: tuple[str, ...]
-    json: str | None
-    quiet: bool
-
-
-class UsageError(Exception):
-    """The command was asked for something that cannot be done; the text is one line for people."""
+    readers: int = 3
+    repeat: int | None = None
+    engines: tuple[str, ...] = LOCAL_ENGINES
+    agents: tuple[str, ...] = ()
+    url: str | None = None
+    use_cases: tuple[str, ...] = ()
+    teams: tuple[int, ...] = ()
+    payloads: tuple[int, ...] = ()
+    quick: bool = False
+    full: bool = False
+    faults: bool = True
+    trace: Path | None = None
+    json: str | None = None
+    html: str | None = None
+    profile: Path | None = None
+    quiet: bool = False
 
 
 def run(options: Options) -> int:
     """Compare, write and print; return the exit code."""
     logging.getLogger("tertulia").addHandler(logging.NullHandler())  # what agents log on a failure is reported below
+    findings = Findings()
     try:
-        _prepare(options)
-        with _Shown(quiet=options.quiet) as shown:
-            outcome = asyncio.run(_compare(options, shown))
-        _publish(options, outcome)
-    except (InputFolderError, StageError, UsageError) as error:
+        work = _work(options)
+        check_files(options.folder if work.report else None, options)
+        with Shown(quiet=options.quiet) as shown:
+            asyncio.run(_compare(options, work, shown, findings))
+    except (InputFolderError, StageError, UsageError, TraceError, ProfileError) as error:
         return _complain(BAD_INPUT, str(error))
     except FAILURES as error:
         return _complain(FAILED, _explained(error, options))
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
-        return _complain(
-            INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED, "stopped; nothing was written"
-        )
-    return DONE
+        return _stopped(options, findings, INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED)
+    return _finished(options, findings)
 
 
-def _explained(error: Exception, options: Options) -> str:
-    """Return what to say of a failure; an agent's traceback, which was in another process, is shown here."""
-    match error:
-        case ReportsDifferError():
-            return f"{error}; see {_write_all(options.output, error.reports)}"
-        case FolderChangedError():
-            return f"{error}; run it again when nobody writes there"
-        case AgentFailedError():
-            sys.stderr.write(error.traceback)
-            return str(error)
-        case AgentDiedError():
-            return str(error)
-        case _:
-            return f"{type(error).__name__}: {error}"
+class _Work(Struct, frozen=True, kw_only=True):
+    """What the options come to."""
+
+    report: bool
+    use_cases: tuple[UseCase, ...]
+    conversations: tuple[Conversation, ...]
+    size: Size
 
 
-async def _compare(options: Options, shown: _Shown) -> Outcome:
+async def _compare(options: Options, work: _Work, shown: Shown, findings: Findings) -> None:
     """Compare; SIGTERM stops it as Ctrl-C does, so that it leaves neither files nor processes."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - asyncio.run made one
     with suppress(NotImplementedError):  # Windows has no such signal
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    stages = await stages_of(options.engines, tuple(map(AgentsAs, options.agents)))
-    settings = Settings(folder=options.folder, readers=options.readers, repeat=options.repeat, stages=stages)
-    return await compare(settings, shown)
+    server = options.url or ""
+    stages = await stages_of(options.engines, tuple(map(AgentsAs, options.agents)), server=server)
+    usual = 1 if options.quick else 3
+    report = Settings(
+        folder=options.folder,
+        readers=options.readers,
+        repeat=options.repeat or usual,
+        stages=stages,
+        server=server,
+    )
+    wanted = Wanted(
+        stages=stages,
+        report=report if work.report else None,
+        use_cases=work.use_cases,
+        size=work.size,
+        faults=options.faults,
+        conversations=work.conversations,
+        server=server,
+    )
+    await compare_all(wanted, shown, findings)
+
+
+def _explained(problem: Exception, options: Options) -> str:
+    """Return what to say of a failure; an agent's traceback, which was in another process, is shown here."""
+    match _first(problem):
+        case ReportsDifferError() as error:
+            return f"{error}; see {_write_all(options.output, error.reports)}"
+        case FolderChangedError() as error:
+            return f"{error}; run it again when nobody writes there"
+        case AgentFailedError() as error:
+            sys.stderr.write(error.traceback)
+            text = str(error)
+        case PartFailedError() as error:
+            sys.stderr.write(f"{error.said.rstrip()}\n")
+            text = f"part {error.number} of a team failed"
+        case AgentDiedError() | NotDeliveredOnceError() as error:
+            text = str(error)
+        case error:
+            text = f"{type(error).__name__}: {error}"
+    return text
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first of several errors that came together."""
+    found: Any = error
+    while isinstance(found, BaseExceptionGroup):
+        found = cast("Any", found).exceptions[0]
+    return found
 
 
 def _complain(code: int, problem: str) -> int:
@@ -106,56 +154,25 @@ def _complain(code: int, problem: str) -> int:
     return code
 
 
-# --- Files ---------------------------------------------------------------------------------------
+def _stopped(options: Options, findings: Findings, code: int) -> int:
+    """Show what was measured until somebody stopped it; a profile of it would be half of one."""
+    if not findings:
+        return _complain(code, "stopped; nothing was written")
+    publish(findings.comparison(complete=False), findings.outcome(), options)
+    return _complain(code, "stopped; this is what was measured until then, and no profile was written")
 
 
-def _prepare(options: Options) -> None:
-    """Make sure that what is going to be written can be, and will not be read by the next run."""
-    folder, output = options.folder.resolve(), options.output.resolve()
-    _check_apart(folder, output)
-    if folder.is_dir():  # else the scout says what is wrong with it, and nothing should have been made
-        _make_folder(output)
-    if options.json is not None and options.json != STANDARD_OUTPUT:
-        file = Path(options.json).resolve()
-        if file.is_dir() or not file.parent.is_dir():
-            raise UsageError(f"--json {options.json}: not a file in a folder that exists")
-
-
-def _check_apart(folder: Path, output: Path) -> None:
-    """Refuse a place where the next run would read the report; the scout passes by `build` and whatever is hidden."""
-    if not output.is_relative_to(folder):
-        return
-    parts = output.relative_to(folder).parts
-    if not any(part == "build" or part.startswith(".") for part in parts):
-        raise UsageError(
-            f"--output {output}: inside the input folder, so the next run would read it; "
-            "choose a place outside, or below a folder named build"
-        )
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output {output}: cannot be made a folder ({error.strerror})") from error
-
-
-def _publish(options: Options, outcome: Outcome) -> None:
-    """Write the report, then the figures."""
-    report = options.output / "report.md"
-    report.write_text(outcome.report, encoding="utf-8", newline="\n")
-    figures = _json(outcome.comparison)
-    if options.json == STANDARD_OUTPUT:
-        sys.stdout.write(figures)
-        return
-    if options.json is not None:
-        Path(options.json).write_text(figures, encoding="utf-8", newline="\n")
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    print_comparison(console, outcome.comparison, report)
-
-
-def _json(comparison: Comparison) -> str:
-    return msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode() + "\n"
+def _finished(options: Options, findings: Findings) -> int:
+    comparison = findings.comparison(complete=True)
+    publish(comparison, findings.outcome(), options)
+    if comparison.cells:
+        try:
+            said = keep_profile(comparison, options)
+        except (OSError, ProfileError) as error:
+            return _complain(FAILED, f"the profile was not written: {error}")
+        if not options.quiet:
+            print(said, file=sys.stderr)  # noqa: T201 - what a command does
+    return DONE
 
 
 def _write_all(output: Path, reports: dict[str, str]) -> str:
@@ -168,54 +185,57 @@ def _write_all(output: Path, reports: dict[str, str]) -> str:
     return " and ".join(names)
 
 
-# --- Progress ------------------------------------------------------------------------------------
+# --- What was asked for --------------------------------------------------------------------------
 
 
-class _Shown:
-    """The progress: a bar where standard error is a terminal, else a line for each run."""
+def _work(options: Options) -> _Work:
+    """Make sense of the options. Raises UsageError, TraceError."""
+    if options.quick and options.full:
+        raise UsageError("--quick and --full: one of them")
+    _check_server(options)
+    named = _named(options.use_cases)
+    everything = not named and options.trace is None
+    conversations = [] if options.trace is None else read_conversations(options.trace)
+    for conversation in conversations:
+        check_team(conversation)
+    return _Work(
+        report=everything or REPORT in named,
+        use_cases=tuple(one for one in UseCase if everything or one.value in named),
+        conversations=tuple(conversations),
+        size=_size(options),
+    )
 
-    def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
-        self._console = Console(file=stream, stderr=stream is None, quiet=quiet, soft_wrap=True)
-        self._title = ""
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
 
-    def __enter__(self) -> Self:
-        return self
+def _check_server(options: Options) -> None:
+    needing = [name for name in options.engines if ENGINES[name].needs_server]
+    if needing and not options.url:
+        raise UsageError(f"--engine {needing[0]} needs the URL of its server: --url {needing[0]}://HOST:PORT")
+    if options.url and not needing:
+        raise UsageError("--url is for an engine that needs a server: add --engine nats")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
-    def begin(self, listing: FileListing, runs: int) -> None:
-        size = bytes_text(sum(file.size for file in listing.files))
-        self._say(f"reading {len(listing.files):,} files ({size}), {runs} times")
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task("", total=len(listing.files) * runs)
-            self._bar.start()
+def _named(names: Sequence[str]) -> list[str]:
+    known = [REPORT, *(use_case.value for use_case in UseCase)]
+    wanted = [name.replace("-", "_") for name in names]
+    for name, given in zip(wanted, names, strict=True):
+        if name not in known:
+            raise UsageError(f"--use-case {given}: there is none of this name; there are {', '.join(known)}")
+    return wanted
 
-    def run(self, stage: Stage | None, paradigm: str, number: int) -> None:
-        if stage is None:
-            self._title = "rehearsal, without a team"
-        else:
-            self._title = f"{stage}: " + (f"{TITLES[paradigm]}, run {number}" if number else "warm-up")
-        if self._bar is not None:
-            self._bar.update(self._task, description=self._title)
 
-    def file_read(self) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task)
-
-    def run_done(self, seconds: float) -> None:
-        if self._bar is None:
-            self._say(f"{self._title}: {seconds_text(seconds)}")
-
-    def said(self, agent: str, line: str) -> None:
-        self._say(f"{agent} | {line}")
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, style="dim", highlight=False, markup=False)
+def _size(options: Options) -> Size:
+    size = FULL if options.full else QUICK
+    for team in options.teams:
+        if team == 1:
+            raise UsageError("--team 1: a team of one has nobody to communicate with")
+        if not 2 <= team <= MAX_TEAM:  # noqa: PLR2004 - it takes two
+            raise UsageError(f"--team {team}: from 2 to {MAX_TEAM}")
+    for payload in options.payloads:
+        if not 1 <= payload <= min(MAX_PAYLOAD_HERE, MAX_PAYLOAD):
+            raise UsageError(f"--payload {payload}: from 1 to {MAX_PAYLOAD_HERE:,} bytes")
+    return replace(
+        size,
+        teams=options.teams or size.teams,
+        payloads=options.payloads or size.payloads,
+        repeat=options.repeat or size.repeat,
+    )

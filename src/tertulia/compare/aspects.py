@@ -23,7 +23,7 @@ from tertulia.compare.use_cases import (
 from tertulia.selection.profile import Cell
 from tertulia.selection.requirement import Paradigm, UseCase
 
-__all__ = ["NAMES", "NONE", "USE_CASE_NAMES", "Aspect", "aspects", "lines_of_code", "winners"]
+__all__ = ["CLEARLY", "NAMES", "NONE", "USE_CASE_NAMES", "Aspect", "aspects", "lines_of_code", "winners"]
 
 NONE = "–"
 NAMES = {Paradigm.MEMORY: "shared memory", Paradigm.MESSAGES: "messages", Paradigm.HYBRID: "both in one commit"}

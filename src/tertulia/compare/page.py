@@ -8,6 +8,7 @@ from html import escape
 from msgspec import Struct
 
 from tertulia.compare.aspects import NAMES, NONE, USE_CASE_NAMES, aspects, winners
+from tertulia.compare.comparison import Comparison, stages_in
 from tertulia.compare.plots import Bar, bars, lines
 from tertulia.compare.replay import Replayed
 from tertulia.compare.results import Environment
@@ -15,7 +16,7 @@ from tertulia.compare.units import bytes_text, seconds_text
 from tertulia.selection.profile import Cell
 from tertulia.selection.requirement import Paradigm, UseCase
 
-__all__ = ["Job", "Page", "render"]
+__all__ = ["Job", "Page", "page_of", "render"]
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -30,13 +31,39 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 class Page(Struct, frozen=True, kw_only=True):
-    """What is shown. Any of the three sorts of results may be missing."""
+    """What is shown. Any of the three sorts of results may be missing; not `complete` if it was stopped early."""
 
     made_at: str
     environment: Environment
+    complete: bool = True
     cells: tuple[Cell, ...] = ()
     jobs: tuple[Job, ...] = ()
     replays: tuple[Replayed, ...] = ()
+
+
+def page_of(comparison: Comparison) -> Page:
+    """Return the page of a comparison."""
+    stages = () if comparison.report is None else comparison.report.stages
+    jobs = tuple(
+        Job(
+            paradigm=Paradigm(paradigm.name),
+            engine=stage.engine,
+            agents_as=stage.agents,
+            seconds=paradigm.job.wall.median,
+            bytes_moved=paradigm.job.bytes_written,
+            bytes_read=paradigm.job.bytes_read,
+        )
+        for stage in stages
+        for paradigm in stage.paradigms
+    )
+    return Page(
+        made_at=comparison.made_at,
+        environment=comparison.environment,
+        complete=comparison.complete,
+        cells=comparison.cells,
+        jobs=jobs,
+        replays=comparison.replays,
+    )
 
 
 STYLE = """
@@ -77,18 +104,21 @@ def render(page: Page) -> str:
 
 
 def _head(page: Page) -> str:
+    stopped = "" if page.complete else ", and stopped before all was measured"
     key = "".join(f'<span><i class="{paradigm.value}"></i>{escape(name)}</span>' for paradigm, name in NAMES.items())
     return (
         "<h1>Shared memory or messages?</h1><p>The same work, done by the same agents, through shared memory, through "
-        f'messages, and through both in one commit. Measured on {escape(page.made_at)}.</p><p class="key">{key}</p>'
+        f"messages, and through both in one commit. Measured on {escape(page.made_at)}{stopped}.</p>"
+        f'<p class="key">{key}</p>'
     )
 
 
 def _foot(page: Page) -> str:
     machine = page.environment
+    load = "" if machine.load is None else f", load {machine.load:g}"
     return (
         f'<p class="soft">tertulia {escape(machine.tertulia)}, {escape(machine.python)}, {escape(machine.system)}, '
-        f"{escape(machine.processor)}, {machine.cores} cores. Both scales of the plots are logarithmic.</p>"
+        f"{escape(machine.processor)}, {machine.cores} cores{load}. Both scales of the plots are logarithmic.</p>"
     )
 
 
@@ -97,9 +127,8 @@ def _foot(page: Page) -> str:
 
 def _sections(cells: Sequence[Cell]) -> Iterable[str]:
     """Yield a section for each engine and manner of agents."""
-    for engine, agents_as in dict.fromkeys((cell.engine, cell.agents_as) for cell in cells):
-        own = [cell for cell in cells if (cell.engine, cell.agents_as) == (engine, agents_as)]
-        yield f"<h2>Six use cases on the {escape(engine)} engine, agents as {escape(agents_as)}</h2>"
+    for engine, agents_as, own in stages_in(cells):
+        yield f"<h2>Use cases on the {escape(engine)} engine, agents as {escape(agents_as)}</h2>"
         yield _winners(own)
         yield _table(own)
         yield from _plots(own)
@@ -231,8 +260,18 @@ def _jobs(jobs: Sequence[Job]) -> str:
 def _replays(replays: Sequence[Replayed]) -> str:
     if not replays:
         return ""
-    rows = "".join(_replay_row(paradigm, replays) for paradigm in dict.fromkeys(one.paradigm for one in replays))
-    names = ("", "conversations", "turns", "deliveries", "median of latencies", "bytes written", "bytes read an agent")
+    ways = dict.fromkeys((one.engine, one.agents_as, one.paradigm) for one in replays)
+    rows = "".join(_replay_row(way, replays) for way in ways)
+    names = (
+        "engine, agents",
+        "",
+        "conversations",
+        "turns",
+        "deliveries",
+        "median of latencies",
+        "bytes written",
+        "bytes read an agent",
+    )
     head = "".join(f"<th>{name}</th>" for name in names)
     return (
         "<h2>Recorded conversations, replayed</h2><p>Each recorded agent is a real one; every turn was delivered to "
@@ -241,8 +280,8 @@ def _replays(replays: Sequence[Replayed]) -> str:
     )
 
 
-def _replay_row(paradigm: Paradigm, replays: Sequence[Replayed]) -> str:
-    own = [one for one in replays if one.paradigm is paradigm]
+def _replay_row(way: tuple[str, str, Paradigm], replays: Sequence[Replayed]) -> str:
+    own = [one for one in replays if (one.engine, one.agents_as, one.paradigm) == way]
     read = sum(sum(one.bytes_read.values()) for one in own) / sum(one.agents for one in own)
     latency = sorted(one.p50 for one in own)[len(own) // 2]
     figures = (
@@ -254,4 +293,5 @@ def _replay_row(paradigm: Paradigm, replays: Sequence[Replayed]) -> str:
         bytes_text(read) if read else NONE,
     )
     cells = "".join(f'<td class="number">{escape(figure)}</td>' for figure in figures)
-    return f"<tr><th>{escape(NAMES[paradigm])}</th>{cells}</tr>"
+    engine, agents_as, paradigm = way
+    return f"<tr><td>{escape(engine)}, {escape(agents_as)}</td><th>{escape(NAMES[paradigm])}</th>{cells}</tr>"

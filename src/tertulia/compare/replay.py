@@ -39,7 +39,8 @@ PATIENCE = 60.0  # seconds for a whole conversation; they take a fraction of one
 class Replayed(Struct, frozen=True, kw_only=True):
     """One conversation through one paradigm. Latencies are in seconds, from when a turn was said until it was heard.
 
-    `bytes_read` is by agent: what it had to take in to hear what was for it.
+    `bytes_read` is by agent: what it had to take in to hear what was for it. Of several runs they are medians, and
+    `p50_spread` has the quartiles.
     """
 
     conversation: str
@@ -51,6 +52,9 @@ class Replayed(Struct, frozen=True, kw_only=True):
     p50: float
     bytes_written: int
     bytes_read: dict[str, int]
+    engine: str = ""
+    agents_as: str = ""
+    p50_spread: tuple[float, float] | None = None
 
 
 class NotDeliveredOnceError(Exception):

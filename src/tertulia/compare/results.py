@@ -1,4 +1,4 @@
-"""What a comparison finds, as the table shows it and `tertulia compare --json` writes it.
+"""What the report team's runs find, as the table shows it and `tertulia compare --json` writes it.
 
 Times are in seconds, sizes in bytes. Figures "of one run" are medians over the runs.
 """
@@ -11,21 +11,17 @@ from statistics import median, quantiles
 from msgspec import Struct
 
 __all__ = [
-    "SCHEMA",
     "Agents",
-    "Comparison",
     "Environment",
     "Input",
     "Latency",
     "Measured",
     "Operation",
     "Paradigm",
+    "ReportResult",
     "Spread",
     "StageResult",
 ]
-
-SCHEMA = "tertulia.compare/2"
-"""Changes whenever a field is renamed, removed or means something else; new fields do not change it."""
 
 
 class Spread(Struct, frozen=True, kw_only=True):
@@ -47,6 +43,11 @@ class Spread(Struct, frozen=True, kw_only=True):
             return cls(median=values[0], lower_quartile=values[0], upper_quartile=values[0], runs=values)
         lower, _, upper = quantiles(values, n=4, method="inclusive")
         return cls(median=median(values), lower_quartile=lower, upper_quartile=upper, runs=values)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Between which two the middle half of the runs is."""
+        return self.lower_quartile, self.upper_quartile
 
     def overlaps(self, other: Spread) -> bool:
         """Tell whether the middle halves of the two meet, so that neither is clearly the larger."""
@@ -143,15 +144,13 @@ class Input(Struct, frozen=True, kw_only=True):
     complete: bool
 
 
-class Comparison(Struct, frozen=True, kw_only=True):
-    """All of it. `report_sha256` is of the report, which is the same from every run, whatever paradigm and stage.
+class ReportResult(Struct, frozen=True, kw_only=True):
+    """What the team's runs found.
 
-    `conclusion` is what the stages say beside each other, empty where there is one alone.
+    `report_sha256` is of the report, the same from every run, whatever paradigm and stage. `conclusion` is what the
+    stages say beside each other, empty where there is one alone.
     """
 
-    schema: str = SCHEMA
-    made_at: str
-    environment: Environment
     input: Input
     readers: int
     repeat: int

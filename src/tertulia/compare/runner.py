@@ -1,4 +1,4 @@
-"""Runs the comparison: the same team on the same folder, through each paradigm on each stage in turn, and sums up.
+"""Runs the report team: the same team on the same folder, through each paradigm on each stage in turn, and sums up.
 
 Two sorts of runs are measured. The whole job shows what the choice means for a real workload. The same job with all
 thinking remembered (each skill answers at once with what it found before) shows what communication costs by itself.
@@ -7,9 +7,9 @@ thinking remembered (each skill answers at once with what it found before) shows
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -17,13 +17,12 @@ from typing import Protocol
 from msgspec import Struct
 
 from tertulia.compare.conclusion import conclude, conclude_across
-from tertulia.compare.environment import describe_environment
 from tertulia.compare.report_team.facts import FileListing
 from tertulia.compare.report_team.job import Job
 from tertulia.compare.report_team.rehearsing import rehearse
 from tertulia.compare.report_team.scouting import list_files
 from tertulia.compare.report_team.teams import TEAMS, ReportTask
-from tertulia.compare.results import Comparison, Environment, Input, Paradigm, StageResult
+from tertulia.compare.results import Input, Paradigm, ReportResult, StageResult
 from tertulia.compare.stages import AgentsAs, PlayTeam, Stage, open_stage
 from tertulia.compare.summary import summarise
 from tertulia.compare.teams import Played, Step, Team
@@ -42,18 +41,22 @@ ALONE = 3  # runs of communication alone for each run of the whole job: they are
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What to compare: reports on `folder` by a team with so many readers; `repeat` runs each way on each stage."""
+    """What to compare: reports on `folder` by a team with so many readers; `repeat` runs each way on each stage.
+
+    `server`: the URL for engines that need one.
+    """
 
     folder: Path
     readers: int = 3
     repeat: int = 3
     stages: tuple[Stage, ...] = (Stage(engine="memory", agents=AgentsAs.tasks),)
+    server: str = ""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """The figures, and the report that all runs gave."""
 
-    comparison: Comparison
+    result: ReportResult
     report: str
 
 
@@ -102,19 +105,25 @@ def count_runs(settings: Settings) -> int:
     return 1 + warm_ups + len(settings.stages) * settings.repeat * len(TEAMS)
 
 
-async def compare(settings: Settings, progress: Progress) -> Outcome:
-    """Compare the paradigms on the stages, and tell the progress.
+async def compare(
+    settings: Settings, progress: Progress, keep: Callable[[Callable[[], Outcome]], object] = lambda _: None
+) -> Callable[[], Outcome]:
+    """Compare the paradigms on the stages, and tell the progress; return what puts the outcome together.
 
-    Raises InputFolderError, FolderChangedError, ReportsDifferError; what an agent raises, or of one in a process of its
-    own AgentFailedError and AgentDiedError; TimeoutError for a team that is not done in time. Nothing of it stays on
-    the disk, and no process is left, however it ends.
+    After each round `keep` gets what puts together the outcome of the rounds so far. Raises InputFolderError,
+    FolderChangedError, ReportsDifferError; what an agent raises, or of one in a process of its own AgentFailedError and
+    AgentDiedError; TimeoutError for a team that is not done in time. Nothing of it stays on the disk, and no process is
+    left, however it ends.
     """
-    environment = describe_environment()  # before this work is a load itself
     before = await asyncio.to_thread(_state_of, settings.folder)
     progress.begin(before.listing, count_runs(settings))
     async with AsyncExitStack() as stack:
         stages = [
-            _Stage(stage, await stack.enter_async_context(open_stage(stage, progress.said)), progress)
+            _Stage(
+                stage,
+                await stack.enter_async_context(open_stage(stage, progress.said, server=settings.server)),
+                progress,
+            )
             for stage in settings.stages
         ]
         bench = _Bench(settings, stages, progress)
@@ -124,7 +133,8 @@ async def compare(settings: Settings, progress: Progress) -> Outcome:
             if set(reports.values()) != {report}:
                 changed = await asyncio.to_thread(_state_of, settings.folder) != before
                 raise FolderChangedError(settings.folder) if changed else ReportsDifferError(reports)
-    return Outcome(comparison=_comparison(settings, environment, before.listing, report, stages), report=report)
+            keep(partial(_outcome, settings, before.listing, report, stages, number))
+    return partial(_outcome, settings, before.listing, report, stages, settings.repeat)
 
 
 class _Bench:
@@ -185,13 +195,13 @@ class _Stage:
         report: str = self._whole[paradigm][-1].result
         return report
 
-    def result(self) -> StageResult:
-        """Sum up what was measured."""
+    def result(self, rounds: int) -> StageResult:
+        """Sum up what was measured in the first rounds, which are whole."""
         memory, messages = (
             Paradigm(
                 name=paradigm,
-                job=summarise(self._whole[paradigm], self._agents),
-                alone=summarise(self._alone[paradigm], self._agents),
+                job=summarise(self._whole[paradigm][:rounds], self._agents),
+                alone=summarise(self._alone[paradigm][: rounds * ALONE], self._agents),
             )
             for paradigm in ("memory", "messages")
         )
@@ -234,13 +244,9 @@ def _modified(path: Path) -> int:
         return -1
 
 
-def _comparison(
-    settings: Settings, environment: Environment, listing: FileListing, report: str, stages: list[_Stage]
-) -> Comparison:
-    found = tuple(stage.result() for stage in stages)
-    return Comparison(
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment,
+def _outcome(settings: Settings, listing: FileListing, report: str, stages: Sequence[_Stage], rounds: int) -> Outcome:
+    found = tuple(stage.result(rounds) for stage in stages)
+    result = ReportResult(
         input=Input(
             folder=settings.folder.resolve().name,
             files=len(listing.files),
@@ -248,9 +254,10 @@ def _comparison(
             complete=listing.complete,
         ),
         readers=settings.readers,
-        repeat=settings.repeat,
+        repeat=rounds,
         report_bytes=len(report.encode()),
         report_sha256=sha256(report.encode()).hexdigest(),
         stages=found,
         conclusion=conclude_across(found),
     )
+    return Outcome(result=result, report=report)

@@ -1,4 +1,4 @@
-"""Shows a comparison to people: two tables, and sentences that say what the figures mean."""
+"""Shows the report team's runs to people: two tables, and sentences that say what the figures mean."""
 
 from __future__ import annotations
 
@@ -6,61 +6,49 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from tertulia.compare.results import (
     Agents,
-    Comparison,
-    Environment,
     Latency,
     Measured,
     Operation,
     Paradigm,
+    ReportResult,
     Spread,
     StageResult,
 )
 from tertulia.compare.units import bytes_text, range_text, seconds_text
 
-__all__ = ["PLAIN_WIDTH", "TITLES", "print_comparison"]
-
-PLAIN_WIDTH = 10_000  # columns where nobody looks at a terminal: nothing is ever cut or wrapped
+__all__ = ["TITLES", "report_parts"]
 
 TITLES = {"memory": "shared memory", "messages": "messages"}
 NONE = "–"
 
 
-def print_comparison(console: Console, comparison: Comparison, report: Path) -> None:
-    """Print everything to the console. `report` is where the report was written."""
-    size = bytes_text(comparison.report_bytes)
-    parts: tuple[RenderableType, ...] = (
-        "[bold]Shared memory or messages?[/] The same team wrote the same report both ways.",
-        _setting(comparison),
-        "",
-        _totals(comparison),
-        "",
-        _operations(comparison),
-        "",
-        _notes(comparison),
-        "",
-        *_conclusions(comparison),
-        "",
-        f"Every run gave the same report, byte for byte ({size}): {escape(str(report))}",
-        f"[dim]{escape(_environment(comparison.environment))}[/]",
-    )
-    with console.capture() as printed:
-        for part in parts:
-            console.print(part, highlight=False)
-    for line in printed.get().splitlines():
-        console.out(line.rstrip(), highlight=False)  # tables are padded to a rectangle
+def report_parts(report: ReportResult, file: Path) -> Iterable[RenderableType]:
+    """Yield what is to be printed. `file` is where the report was written."""
+    yield "[bold]A team writes a report.[/] The same team wrote the same report both ways."
+    yield _setting(report)
+    yield ""
+    yield _totals(report)
+    yield ""
+    yield _operations(report)
+    yield ""
+    yield _notes(report)
+    yield ""
+    yield from _conclusions(report)
+    yield ""
+    yield f"Every run gave the same report, byte for byte ({bytes_text(report.report_bytes)}): {escape(str(file))}"
 
 
-def _setting(comparison: Comparison) -> str:
-    folder = comparison.input
+def _setting(report: ReportResult) -> str:
+    folder = report.input
     files = f"{folder.files:,} file{'' if folder.files == 1 else 's'}"
-    readers = f"{comparison.readers} reader{'' if comparison.readers == 1 else 's'}"
-    runs = f"{comparison.repeat} run{'' if comparison.repeat == 1 else 's'} each way"
+    readers = f"{report.readers} reader{'' if report.readers == 1 else 's'}"
+    runs = f"{report.repeat} run{'' if report.repeat == 1 else 's'} each way"
     more = "" if folder.complete else ", the first of more"
     return (
         f"{files} ({bytes_text(folder.bytes)}{more}) in {escape(folder.folder)}; "
@@ -71,11 +59,11 @@ def _setting(comparison: Comparison) -> str:
 # --- The run as a whole --------------------------------------------------------------------------
 
 
-def _totals(comparison: Comparison) -> Table:
+def _totals(report: ReportResult) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("one run", overflow="fold")
-    paradigms = [paradigm for stage in comparison.stages for paradigm in stage.paradigms]
-    for stage in comparison.stages:
+    paradigms = [paradigm for stage in report.stages for paradigm in stage.paradigms]
+    for stage in report.stages:
         for paradigm in stage.paradigms:
             table.add_column(f"{_title(stage)}\n{TITLES[paradigm.name]}", justify="right", overflow="fold")
 
@@ -85,7 +73,7 @@ def _totals(comparison: Comparison) -> Table:
     for title, alone in (("the whole job", False), ("communication alone", True)):
         table.add_row(f"[bold]{title}[/]")
         row("  wall time", lambda measured: seconds_text(measured.wall.median), alone=alone)
-        if comparison.repeat > 1:
+        if report.repeat > 1:
             row("    quartiles", lambda measured: _quartiles(measured.wall), alone=alone)
         row("  processor time", lambda measured: seconds_text(measured.cpu.median), alone=alone)
         row("  operations/s", lambda measured: f"{measured.throughput:,.0f}", alone=alone)
@@ -123,12 +111,12 @@ def _role_name(role: Agents) -> str:
 # --- Operation by operation ----------------------------------------------------------------------
 
 
-def _operations(comparison: Comparison) -> Table:
+def _operations(report: ReportResult) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("latency in the whole job", overflow="fold")
     for heading in ("in one run", "p50", "p95", "p99"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for stage in comparison.stages:
+    for stage in report.stages:
         for paradigm in stage.paradigms:
             table.add_section()
             table.add_row(f"[bold]{_title(stage)}: {TITLES[paradigm.name]}[/]")
@@ -150,28 +138,19 @@ def _percentiles(latency: Latency) -> Iterable[str]:
 # --- Words ---------------------------------------------------------------------------------------
 
 
-def _notes(comparison: Comparison) -> str:
+def _notes(report: ReportResult) -> str:
     notes = [
         "Times are medians. Communication alone is the same job, with the agents' own work remembered.",
         "Operations are calls to the engine; more of them for the same report are a cost, not a merit.",
         f"Latency is the call's; of receive and notice, from when both sides were ready. {NONE}: too few samples.",
     ]
-    if any(stage.agents == "processes" for stage in comparison.stages):
+    if any(stage.agents == "processes" for stage in report.stages):
         notes.append("Processes: each agent has its own, started before; their processor time is added up.")
     return "\n".join(f"[dim]{note}[/]" for note in notes)
 
 
-def _conclusions(comparison: Comparison) -> Iterable[str]:
-    for stage in comparison.stages:
+def _conclusions(report: ReportResult) -> Iterable[str]:
+    for stage in report.stages:
         yield f"[bold]{escape(_title(stage))}[/]: {escape(stage.conclusion)}"
-    if comparison.conclusion:
-        yield f"[bold]{escape(comparison.conclusion)}[/]"
-
-
-def _environment(environment: Environment) -> str:
-    load = "" if environment.load is None else f", load {environment.load:g}"
-    cores = f"{environment.cores} core{'' if environment.cores == 1 else 's'}"
-    return (
-        f"tertulia {environment.tertulia}, {environment.python}, {environment.system}, "
-        f"{environment.processor}, {cores}{load}"
-    )
+    if report.conclusion:
+        yield f"[bold]{escape(report.conclusion)}[/]"

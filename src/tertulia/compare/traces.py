@@ -28,11 +28,13 @@ from msgspec import Struct
 __all__ = [
     "MAX_TRACE_BYTES",
     "Conversation",
+    "TraceAloneError",
     "TraceEmptyError",
     "TraceError",
     "TraceMalformedError",
     "TraceUnreadableError",
     "Turn",
+    "check_team",
     "read_conversation",
     "read_conversations",
 ]
@@ -63,6 +65,10 @@ class TraceUnreadableError(TraceError):
 
 class TraceEmptyError(TraceError):
     """There is no turn in the file, or no trace in the folder."""
+
+
+class TraceAloneError(TraceError):
+    """There is nobody in it to talk to."""
 
 
 class TraceMalformedError(TraceError):
@@ -124,6 +130,12 @@ def read_conversation(path: Path) -> Conversation:
     agents = tuple(dict.fromkeys(name for turn in found for name in (turn.speaker, turn.to) if name))
     turns = tuple(Turn(speaker=one.speaker, to=_hearers(one, agents), content=one.content) for one in found)
     return Conversation(name=path.stem, agents=agents, turns=turns)
+
+
+def check_team(conversation: Conversation) -> None:
+    """Raise TraceAloneError for a conversation in which there is one alone, or nothing is for anybody."""
+    if len(conversation.agents) < 2 or not conversation.deliveries:  # noqa: PLR2004 - it takes two
+        raise TraceAloneError(Path(conversation.name), "a team of one: nobody speaks to anybody else")
 
 
 # --- Inside --------------------------------------------------------------------------------------

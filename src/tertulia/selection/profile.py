@@ -42,8 +42,8 @@ class Cell(Struct, frozen=True, kw_only=True):
     `p95` and `p99` are None where there were too few samples. `throughput` is in units a second, over the team.
     `bytes_moved` and `bytes_read` are those of one unit: given to the engine, and handed to agents. `cpu` is in seconds
     of all processes for one unit. `staleness` is for how many seconds a copy was usually out of date: 0.0 where
-    everybody looks at the one place. `lost_updates` counts over all `runs`. `p50_spread`: the quartiles of the medians of
-    the single runs. `made_at`: when it was measured.
+    everybody looks at the one place. `lost_updates` counts over all `runs`. `p50_spread`: the quartiles of the single
+    runs' medians. `made_at`: when it was measured.
     """
 
     use_case: UseCase
@@ -117,7 +117,8 @@ def _decode(path: Path, text: bytes) -> Profile:
     try:
         schema = msgspec.json.decode(text, type=_Schema).schema
         if schema != SCHEMA:
-            raise ProfileError(path, f"is of version {schema or 'unknown'!r}, not {SCHEMA!r}; compare again")
+            other = f"is of version {schema or 'unknown'!r}, not {SCHEMA!r}"
+            raise ProfileError(path, f"{other}; move it away, and compare again")
         profile = msgspec.json.decode(text, type=Profile)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProfileError(path, f"is no profile ({error})") from error

@@ -1,20 +1,25 @@
 """From runs of teams to the cells of a profile: what each way costs, at several team sizes and payloads.
 
 At each point every way is run once unmeasured, which also tells how many rounds fill the time for a run. Then the ways
-take turns, in an order that changes, so that whatever else the machine does meets all of them. Latencies are those of
-all runs together; throughput, bytes and processor time are medians over the runs.
+take turns, in an order that changes, so that whatever else the machine does meets all of them. The usual latency is the
+median of the runs' medians, the higher percentiles are those of all runs together; throughput, bytes and processor time
+are medians over the runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from statistics import median, quantiles
+from math import inf
+from statistics import median
+from time import monotonic
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from tertulia.compare.places import FreshSpace
 from tertulia.compare.recordings import percentile
+from tertulia.compare.results import Spread
 from tertulia.compare.use_cases.conducting import Played, play_as_processes, play_as_tasks
 from tertulia.compare.use_cases.stage import PACE, Setting
 from tertulia.compare.use_cases.teams import TEAMS
@@ -25,8 +30,10 @@ from tertulia.selection.requirement import Paradigm, UseCase
 __all__ = ["PROCESSES", "TASKS", "Plan", "Point", "measure"]
 
 TASKS, PROCESSES = "tasks", "processes"
-WARM_UP = 8  # rounds: enough to see how long one takes
+MOST_WARM_UP = 8  # rounds
 FEWEST, MOST = 8, 2_000  # rounds an agent
+CACHED = 40  # rounds an agent that asks for what may be cached: twice as many as there are answers
+OVER_AVERAGE = 3.0  # a large team may take so many times as long as the average of what is left
 MOST_UNITS = 20_000  # of a run, however short they are: beyond, percentiles gain nothing
 PACED = (UseCase.EVENT_STREAMING, UseCase.BROADCAST)  # where units are handed over, not waited for
 
@@ -42,42 +49,54 @@ class Point(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What to measure, and how long: `seconds` a run, `repeat` runs each way. `spaces` are by the engine's name."""
+    """What to measure, and how long: `seconds` a run, `repeat` runs each way. `spaces` are by the engine's name.
+
+    `budget`: seconds for all of it; where they run short, points have fewer runs, but one at least.
+    """
 
     points: tuple[Point, ...]
     spaces: Mapping[str, FreshSpace]
     seconds: float
     repeat: int
+    budget: float = inf
 
 
-class Progress:
-    """Who wants to know how far it is; this one does not."""
+class Progress(Protocol):
+    """Who wants to know how far it is."""
 
     def point(self, point: Point, paradigms: Sequence[Paradigm]) -> None:
         """The runs of a point begin."""
+        ...
 
     def measured(self, cell: Cell) -> None:
-        """A cell is done."""
+        """A way is measured there."""
+        ...
 
 
 async def measure(plan: Plan, workers: Workers, progress: Progress) -> AsyncGenerator[Cell]:
     """Yield the cells as they are measured. Raises what conducting raises."""
-    for point in plan.points:
+    ends = monotonic() + plan.budget
+    for place, point in enumerate(plan.points):
         progress.point(point, tuple(TEAMS[point.use_case]))
-        for cell in (await _measure_point(plan, workers, point)).values():
+        share = max(0.0, ends - monotonic()) / (len(plan.points) - place) * OVER_AVERAGE
+        for cell in (await _measure_point(plan, workers, point, share)).values():
             progress.measured(cell)
             yield cell
 
 
-async def _measure_point(plan: Plan, workers: Workers, point: Point) -> dict[Paradigm, Cell]:
+async def _measure_point(plan: Plan, workers: Workers, point: Point, share: float) -> dict[Paradigm, Cell]:
+    """Measure all ways at a point; another run each way is begun only within its share of the time, in seconds."""
+    began = monotonic()
     settings: dict[Paradigm, Setting] = {}
     for paradigm in TEAMS[point.use_case]:
-        warm_up = _setting(point, paradigm, WARM_UP)
+        warm_up = _setting(point, paradigm, _warm_up(point))
         played = await _play(plan, workers, point, warm_up)
         settings[paradigm] = replace(warm_up, rounds=_rounds(plan, point, played))
     runs: dict[Paradigm, list[Played]] = {paradigm: [] for paradigm in settings}
     paced: dict[Paradigm, list[Played]] = {paradigm: [] for paradigm in settings}
     for number in range(plan.repeat):
+        if number and monotonic() - began > share:
+            break
         for paradigm in settings if number % 2 else reversed(settings):
             setting = replace(settings[paradigm], seed=number + 1)
             runs[paradigm].append(await _play(plan, workers, point, setting))
@@ -92,10 +111,22 @@ def _setting(point: Point, paradigm: Paradigm, rounds: int) -> Setting:
     )
 
 
+def _warm_up(point: Point) -> int:
+    """Return how many rounds are enough to see how long one takes."""
+    return max(2, min(MOST_WARM_UP, 32 // point.agents))
+
+
 def _rounds(plan: Plan, point: Point, played: Played) -> int:
     """Return how many rounds fill the time for a run, as far as can be told from the warm-up."""
-    fitting = plan.seconds / max(played.seconds / WARM_UP, 1e-6)
-    return int(max(FEWEST, min(fitting, MOST, MOST_UNITS / point.agents)))
+    fitting = plan.seconds / max(played.seconds / _warm_up(point), 1e-6)
+    return int(max(_fewest(point), min(fitting, MOST, MOST_UNITS / point.agents)))
+
+
+def _fewest(point: Point) -> int:
+    """Return how many rounds an agent has at least: in a large team all of them together have many."""
+    if point.use_case is UseCase.CACHING:
+        return CACHED  # with fewer most answers are computed, and not found
+    return max(3, min(FEWEST, 64 // point.agents))
 
 
 def _paced(plan: Plan, setting: Setting) -> Setting:
@@ -115,6 +146,8 @@ def _cell(point: Point, paradigm: Paradigm, runs: Sequence[Played], timed: Seque
     samples = sorted(sample for run in timed for sheet in run.sheets for sample in sheet.samples)
     stale = sorted(age for run in runs for sheet in run.sheets for age in sheet.staleness)
 
+    medians = Spread.of(map(_median_of, timed))
+
     def of_one_unit(figure: Callable[[Played], float]) -> float:
         return median(figure(run) / max(run.units, 1) for run in runs)
 
@@ -126,9 +159,9 @@ def _cell(point: Point, paradigm: Paradigm, runs: Sequence[Played], timed: Seque
         agents=point.agents,
         payload=point.payload,
         units=sum(run.units for run in runs),
-        p50=median(samples),
+        p50=medians.median,
         runs=len(timed),
-        p50_spread=_quartiles([_median_of(run) for run in timed]),
+        p50_spread=medians.quartiles,
         p95=percentile(samples, 95),
         p99=percentile(samples, 99),
         throughput=median(run.units / max(run.seconds, 1e-9) for run in runs),
@@ -142,14 +175,6 @@ def _cell(point: Point, paradigm: Paradigm, runs: Sequence[Played], timed: Seque
 
 def _median_of(run: Played) -> float:
     return median([sample for sheet in run.sheets for sample in sheet.samples])
-
-
-def _quartiles(figures: Sequence[float]) -> tuple[float, float]:
-    """Return between which two figures the middle half of the runs is."""
-    if len(figures) == 1:
-        return figures[0], figures[0]
-    lower, _, upper = quantiles(figures, n=4, method="inclusive")
-    return lower, upper
 
 
 def _cpu(point: Point) -> Callable[[Played], float]:
