@@ -53,7 +53,7 @@ def _linked(text: str) -> str:
     return re.sub(r"^(`{3,}).*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", pages(), ids=name_of)
+@pytest.mark.parametrize("page", [*pages(), ROOT / "llms.txt"], ids=name_of)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert problems(page) == []
 
