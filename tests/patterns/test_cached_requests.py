@@ -13,6 +13,7 @@ import pytest
 from tertulia import CacheInfo, HybridCommunicationSystem, Message, MessagePassingAgent, Reject, Space
 from tertulia.errors import (
     ComputeFailedError,
+    ContentGoneError,
     InvalidInputError,
     LoopError,
     MailboxFullError,
@@ -286,6 +287,7 @@ EXAMPLES: list[MessagingError] = [
     MailboxFullError("busy", 7),
     LoopError("oracle", ("ann", "oracle", "ann")),
     StreamBrokenError("oracle", 3, 5),
+    ContentGoneError("key", "its time is over"),
     MessagingError("'oracle' does not take messages now"),
 ]
 

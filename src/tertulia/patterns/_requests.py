@@ -9,6 +9,7 @@ import msgspec
 
 from tertulia._codec import decode_plain, encode
 from tertulia.errors import (
+    ContentGoneError,
     LoopError,
     MailboxFullError,
     MessagingError,
@@ -48,6 +49,7 @@ _MADE_OF: dict[str, tuple[type[MessagingError], tuple[str, ...]]] = {
     "MailboxFullError": (MailboxFullError, ("agent_id", "size")),
     "LoopError": (LoopError, ("receiver", "path")),
     "StreamBrokenError": (StreamBrokenError, ("agent_id", "expected", "got")),
+    "ContentGoneError": (ContentGoneError, ("key", "reason")),
     "MessagingError": (MessagingError, ()),
 }
 
