@@ -382,7 +382,8 @@ class MessagePassingAgent:
         if message.reply_to is not None and message.id not in self._replied:
             sends = (reply_send(outbox, message, self.agent_id, result, headers),)
         if not claimed.transient:
-            commit = Commit((), (Settle(claimed.mailbox, claimed.message_id, claimed.sequence),), (), (), sends)
+            settle = Settle(claimed.mailbox, claimed.message_id, claimed.sequence, claimed.author)
+            commit = Commit((), (settle,), (), (), sends)
             if message.headers is None:
                 await outbox.commit(commit)
             else:

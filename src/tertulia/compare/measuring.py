@@ -91,6 +91,7 @@ class MeteredEngine(Engine):
 
     def __init__(self, engine: Engine, meter: Meter, agent: str) -> None:
         self.capabilities = engine.capabilities
+        self.identity = engine.identity
         self._engine = engine
         self._meter = meter
         self._clock = meter.clock

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from tertulia.engines._nats_boxes import Box, Registry
 from tertulia.engines._nats_format import (
     DELAYED,
+    EXPIRED,
     GONE,
     LIVE,
     WAITING,
@@ -34,6 +35,7 @@ from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_stream import Found, Write, WrongSequence, pause_for
 from tertulia.engines.base import REPLIES, CheckFailed, Commit, Committed, Publish, Record, Send, Sent, Settle
 from tertulia.errors import (
+    AccessDeniedError,
     AlreadySettledError,
     EngineUnavailableError,
     MailboxFullError,
@@ -165,7 +167,11 @@ class _Plan:
                 self._keys[key] = (0, None) if known is None else known
         for key, (seq, state) in list(self._keys.items()):
             if state is not None and state.kind == LIVE and keys.is_over(state):
-                await keys.end(key, seq)  # watchers see its end before anything else becomes of it
+                try:
+                    await keys.end(key, seq)  # watchers see its end before anything else becomes of it
+                except AccessDeniedError:  # whoever may write it does that
+                    self._keys[key] = seq, replace(state, kind=EXPIRED)
+                    continue
                 known = keys.known(key)
                 if known is None or known[1].kind == LIVE:
                     raise Outdated
@@ -265,7 +271,7 @@ class _Plan:
         letters: tuple[Letter, ...] = ()
         settles = [(one.mailbox, one.message_id) for one in self.commit.settles]
         if item.mail.home and settles == [(mailbox, item.message_id)]:
-            letters = self._letters_for(item.mail.home, self._.subjects.message(mailbox, item.message_id))
+            letters = self._letters_for(item.mail.home, mailbox, self._.subjects.message(mailbox, item.message_id))
         mail = item.mail
         state = MailState(
             GONE, self.op, item.seq, mail.origin, item.first, self._.mail.time.now(), dedupe=mail.dedupe, box=box,
@@ -275,12 +281,17 @@ class _Plan:
         ttl = int(DEDUP_WINDOW) if remembered else KEEP_ANSWERED if letters else KEEP_SETTLED
         self._write_mail(mailbox, item.message_id, state, item.seq, ttl)
 
-    def _letters_for(self, home: str, subject: str) -> tuple[Letter, ...]:
-        """Return the commit's letters to a listener that waits for an answer at a subject."""
+    def _letters_for(self, home: str, mailbox: str, subject: str) -> tuple[Letter, ...]:
+        """Return the commit's letters to a listener that waits for an answer at a subject.
+
+        Whoever reads them there takes them for the mailbox's owner's, so no others are put there.
+        """
         sends = [one for one in self.commit.sends if isinstance(one, Send) and one.mailbox == home]
         if home in self._.live.listeners or sum(len(one.body) for one in sends) > self._.store.wire.max_payload // 2:
             return ()
-        return tuple([Letter(one.mailbox, one.message_id, one.body, via=subject) for one in sends])
+        if any(one.author not in ("", mailbox) for one in sends):
+            return ()
+        return tuple([Letter(one.mailbox, one.message_id, one.body, 0, False, subject, one.author) for one in sends])  # noqa: FBT003
 
     def _write_mail(self, mailbox: str, message_id: str, state: MailState, expected: int, ttl: int = 0) -> None:
         subject = self._.subjects.message(mailbox, message_id)
@@ -294,7 +305,7 @@ class _Plan:
     async def _send(self, send: Send) -> Sent:
         live = self._.live
         if send.mailbox in live.listeners:
-            self._letters.append(Letter(send.mailbox, send.message_id, send.body))
+            self._letters.append(Letter(send.mailbox, send.message_id, send.body, author=send.author))
             return _STORED
         if any(one.message_id == send.message_id and one.mailbox == send.mailbox for one in self._embedded):
             return _STORED
@@ -308,7 +319,7 @@ class _Plan:
 
     async def _send_letter(self, send: Send) -> Sent:
         """Plan a message to what is no mailbox: a listener of another handle, or nobody."""
-        letter = Letter(send.mailbox, send.message_id, send.body)
+        letter = Letter(send.mailbox, send.message_id, send.body, author=send.author)
         if len(self.commit.sends) == 1 and not (self.commit.settles or self.commit.puts or self.commit.deletes):
             self._lone.append((len(self._sent), letter, send.optional))
             return _STORED

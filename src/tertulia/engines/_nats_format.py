@@ -73,6 +73,7 @@ class Letter(Struct, array_like=True, gc=False):
     sequence: int = 0
     transient: bool = False  # emitted, so it comes at most once
     via: str = ""  # the subject of the request that this is the end of
+    author: str = ""  # not what a receiver relies on: that is the subject that it came by
 
 
 class MailState(Struct, array_like=True, gc=False):
@@ -136,9 +137,11 @@ class LetterState(Struct, array_like=True, gc=False):
 
 
 class Entry(Struct, array_like=True, gc=False):
-    """One commit's changes in the history: subject, revision and state of each."""
+    """A change in the history: the key, the revision, and its state then."""
 
-    changes: tuple[tuple[str, int, msgspec.Raw], ...]
+    key: str
+    revision: int
+    state: msgspec.Raw
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -22,41 +22,40 @@ Written = tuple[str, int, bytes]
 
 
 class History:
-    """The history of a space; with `size` 0 there is none."""
+    """The history of a space; with `size` 0 there is none. Not `readable`: this handle may only add to it."""
 
-    def __init__(self, store: Store, size: int) -> None:
+    def __init__(self, store: Store, size: int, *, readable: bool) -> None:
         self._store = store
-        self._subject = store.subjects.history
+        self._readable = readable
+        self._subjects = store.subjects
         self._stream = store.subjects.history_stream
         self._size = size
 
     @property
     def is_kept(self) -> bool:
-        """Whether there is one."""
-        return self._size > 0
+        """Whether there is one to read."""
+        return self._size > 0 and self._readable
 
     async def add(self, changes: tuple[Written, ...]) -> None:
         """Send changes that are committed: key, revision and state as it is stored."""
-        if not self._size or not changes:
+        if not self._size:
             return
-        entry = Entry(tuple([(key, revision, msgspec.Raw(data)) for key, revision, data in changes]))
-        data = encode(entry)
-        if len(data) > MAX_ENTRY:
-            for change in changes if len(changes) > 1 else ():
-                await self.add((change,))
-            return
-        try:
-            await self._store.wire.publish(self._subject, data)
-        except (Unanswered, SpaceClosedError):
-            logger.debug("a change was not added to the history", exc_info=True)
+        for key, revision, state in changes:
+            data = encode(Entry(key, revision, msgspec.Raw(state)))
+            if len(data) > MAX_ENTRY:
+                continue
+            try:
+                await self._store.wire.publish(self._subjects.changes(key), data)
+            except (Unanswered, SpaceClosedError):
+                logger.debug("a change was not added to the history", exc_info=True)
 
     async def after(self, revision: int) -> dict[int, tuple[str, KeyState]]:
         """Return the changes after a revision that are kept."""
-        if not self._size:
+        if not self.is_kept:
             return {}
         found: dict[int, tuple[str, KeyState]] = {}
-        for one in await self._store.after(0, self._subject, stream=self._stream):
-            for key, seq, data in read_entry(one.data).changes:
-                if seq > revision:
-                    found[seq] = (key, key_state(key, data))
+        for one in await self._store.after(0, self._subjects.all_changes, stream=self._stream):
+            entry = read_entry(one.data)
+            if entry.revision > revision and one.subject == self._subjects.changes(entry.key):
+                found[entry.revision] = (entry.key, key_state(entry.key, entry.state))
         return found

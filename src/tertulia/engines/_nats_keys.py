@@ -19,7 +19,7 @@ from tertulia.engines._nats_history import History
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_stream import Found, Write, WrongSequence, pause_for
 from tertulia.engines.base import Put, Record
-from tertulia.errors import EngineUnavailableError, OutcomeUnknownError, TertuliaError
+from tertulia.errors import AccessDeniedError, EngineUnavailableError, OutcomeUnknownError, TertuliaError
 
 KNOWN = 10_000  # keys whose last state is remembered, about 500 bytes each: a team's working set
 READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
@@ -227,5 +227,7 @@ class Keys:
     async def _end_logged(self, key: str, seq: int) -> None:
         try:
             await self.end(key, seq)
+        except AccessDeniedError:
+            logger.debug("the end of %r is for those to write down who may", key)
         except TertuliaError:
             logger.warning("the end of %r could not be written down", key, exc_info=True)

@@ -66,7 +66,10 @@ class Listener:
             self._seen[letter.message_id] = None
             if len(self._seen) > SEEN:
                 del self._seen[next(iter(self._seen))]
-        claimed = Claimed(self.mailbox, letter.message_id, letter.body, letter.sequence, transient=letter.transient)
+        claimed = Claimed(
+            self.mailbox, letter.message_id, letter.body, letter.sequence, transient=letter.transient,
+            author=letter.author,
+        )  # fmt: skip
         try:
             self.callback(claimed)
         except Exception:  # noqa: BLE001 - the listener's own; whoever sent must not suffer
@@ -125,7 +128,9 @@ class Live:
         subjects, wire = self._subjects, self._wire
 
         async def on_handed(message: Any) -> None:
-            listener.take(self._received(read_letter(message.data)))
+            letter = read_letter(message.data)
+            letter.author = subjects.last(message.subject)
+            listener.take(self._received(letter))
             await wire.answer(message, b"1")
 
         def on_stored(message: Any) -> None:
@@ -165,6 +170,7 @@ class Live:
     def _on_stored(self, listener: Listener, subject: str, data: bytes) -> None:
         state = letter_state(listener.mailbox, data)
         if state.letter is not None:
+            state.letter.author = self._subjects.author_of_letter(subject)
             listener.take(self._received(state.letter))
             self._background.start(self._remove_letter(subject), "tertulia nats letter")
 
@@ -223,13 +229,14 @@ class Live:
 
     def letter_write(self, letter: Letter, op: str) -> Write:
         """Return the write that stores a letter."""
-        subject = self._subjects.letter(letter.mailbox, letter.message_id)
+        subject = self._subjects.letter(letter.mailbox, letter.author, letter.message_id)
         return Write(subject, encode(LetterState(LIVE, op, 0, letter)), op, 0, ttl=KEEP_LETTER)
 
     async def _hand(self, letter: Letter) -> bool:
         """Hand a letter to whoever takes it now; return whether somebody says to have it."""
         try:
-            answer = await self._wire.call(self._subjects.handed(letter.mailbox), encode(letter), timeout=HANDING)
+            subject = self._subjects.handed(letter.mailbox, letter.author)
+            answer = await self._wire.call(subject, encode(letter), timeout=HANDING)
         except Unanswered:
             return False
         return answer.data == b"1"
@@ -270,6 +277,7 @@ class Live:
             self._answers.pop(subject, None)
             for letter in () if state is None else state.letters:
                 if (listener := self.listeners.get(letter.mailbox)) is not None:
+                    letter.author = self._subjects.message_of(subject)[0]  # who settled the request
                     listener.take(letter)
 
     # --- emitted messages ---
@@ -282,7 +290,8 @@ class Live:
         async def on_handed(message: Any) -> None:
             letter = read_letter(message.data)
             view = self._mail.known(mailbox)
-            claimed = Claimed(mailbox, letter.message_id, letter.body, transient=True)
+            author = self._subjects.last(message.subject)
+            claimed = Claimed(mailbox, letter.message_id, letter.body, transient=True, author=author)
             taken = view is not None and view.add_transient(claimed)
             await self._wire.answer(message, b"1" if taken else b"0")
 
@@ -307,16 +316,18 @@ class Live:
         return 0
 
     async def _emit_to(self, mailbox: str, send: Send | Publish) -> bool:
-        letter = Letter(mailbox, send.message_id, send.body, transient=True)
+        letter = Letter(mailbox, send.message_id, send.body, transient=True, author=send.author)
         listener = self.listeners.get(mailbox)
         if listener is not None:
             listener.take(letter)
             return True
         view = self._mail.known(mailbox)
         if view is not None and view.claimants:
-            return view.add_transient(Claimed(mailbox, send.message_id, send.body, transient=True))
+            claimed = Claimed(mailbox, send.message_id, send.body, transient=True, author=send.author)
+            return view.add_transient(claimed)
         try:
-            answer = await self._wire.call(self._subjects.handed(mailbox), encode(letter), timeout=HANDING)
+            subject = self._subjects.handed(mailbox, send.author)
+            answer = await self._wire.call(subject, encode(letter), timeout=HANDING)
         except Unanswered:
             return False
         return answer.data == b"1"

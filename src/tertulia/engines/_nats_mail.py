@@ -162,6 +162,16 @@ class Mail:
                     await subscription.stop()
         return dropped
 
+    def item(self, mailbox: str, key: str) -> Item | None:
+        """Return a message that is known to be there."""
+        view = self._views.get(mailbox)
+        return None if view is None else view.items.get(key)
+
+    async def key_of(self, mailbox: str, message_id: str) -> str:
+        """Return what the oldest message of an id is kept under, whoever sent it; the id itself where there is none."""
+        stored = await self.browse(mailbox, 1, message_id)
+        return stored[0].message_id if stored else message_id
+
     # --- claiming ---
 
     async def claim(self, mailbox: str, limit: int, lease: float, wait: float | None) -> list[Claimed]:
@@ -449,11 +459,9 @@ class Mail:
     async def browse(self, mailbox: str, limit: int, message_id: str | None) -> list[Stored]:
         """Show stored messages, oldest first."""
         now = self.time.now()
-        if message_id is not None:
-            one = await self._store.get(self._subjects.message(mailbox, message_id))
-            found = [] if one is None else [one]
-        else:
-            found, _ = await self._store.many((self._subjects.messages(mailbox),))
+        subjects = self._subjects
+        wanted = subjects.messages(mailbox) if message_id is None else subjects.messages_called(mailbox, message_id)
+        found, _ = await self._store.many((wanted,))
         items: list[Item] = []
         for one in found:
             _, name = self._subjects.message_of(one.subject)

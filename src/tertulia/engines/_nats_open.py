@@ -60,6 +60,8 @@ async def check_level(wire: Wire, settings: Settings) -> int:
 async def open_streams(store: Store, settings: Settings, time: SharedTime, monotonic: float) -> None:
     """Make the space's streams, or examine those that are there; learn the server's time."""
     info = await store.info()
+    if info.error is not None and settings.agent:
+        raise EngineError(f"there is no space {settings.space!r} yet: its operator has to open it first")
     if info.error is not None:
         await _create(store.wire, settings, stream_config(store.subjects, settings))
         info = await store.info()
@@ -67,7 +69,7 @@ async def open_streams(store: Store, settings: Settings, time: SharedTime, monot
     _examine(info, store.subjects, settings)
     store.single = int(info.config.get("num_replicas", 1)) == 1
     replicas = int(info.config.get("num_replicas", 1))
-    if settings.history:
+    if settings.history and not settings.agent:
         await _create(store.wire, settings, history_config(store.subjects, settings, replicas), may_differ=True)
     if await store.get(store.subjects.check) is None:
         await store.write(Write(store.subjects.check, b""))  # so that every search finds something
@@ -101,7 +103,7 @@ def history_config(subjects: Subjects, settings: Settings, replicas: int) -> dic
     return {
         "name": subjects.history_stream,
         "description": "the latest changes of a Tertulia space",
-        "subjects": [subjects.history],
+        "subjects": [subjects.all_changes],
         "retention": "limits",
         "discard": "old",
         "storage": "memory",

@@ -59,7 +59,7 @@ class Reader:
         headers: dict[str, str] = answer.headers or {}
         if STATUS in headers:
             return check_nothing(headers)
-        return Found(subject, int(headers["Nats-Sequence"]), answer.data)
+        return Found(subject, int(headers["Nats-Sequence"]), answer.data, headers["Nats-Time-Stamp"])
 
     async def _get_from_leader(self, request: dict[str, Any], stream: str = "") -> Found | None:
         subject = f"$JS.API.STREAM.MSG.GET.{stream or self._stream}"
@@ -173,8 +173,8 @@ class Reader:
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
 
-    async def is_older(self, sequence: int, seconds: float) -> bool:
-        """Tell whether what was stored after a sequence may have been stored so long ago."""
+    async def is_older(self, sequence: int, seconds: float, one: str) -> bool:  # noqa: ARG002 - all can be seen here
+        """Tell whether what was stored after a sequence, where subjects match, may have been stored so long ago."""
         info = await self.info()
         oldest = datetime.fromisoformat(info.ts) - timedelta(seconds=seconds)
         if datetime.fromisoformat(info.created) > oldest:

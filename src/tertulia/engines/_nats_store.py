@@ -17,7 +17,7 @@ from tertulia.engines._nats_reading import PAUSE, Reader
 from tertulia.engines._nats_stream import BUSY, Write, WrongSequence, decode_ack, failure_of
 from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_url import Settings
-from tertulia.engines._nats_wire import Patience, Unanswered, Wire
+from tertulia.engines._nats_wire import Patience, Unanswerable, Unanswered, Wire
 from tertulia.errors import EngineUnavailableError, UnsupportedError
 
 MAX_MEMBERS = 1_000  # of a batch, by the server
@@ -119,8 +119,10 @@ class Store(Reader):
             raise patience.given_up() from error
         return judge(batch, {one.subject: one for one in found}, self.subjects)
 
-    async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> int:
-        answer = await self.wire.call(subject, data, headers)
+    async def _publish(
+        self, subject: str, data: bytes, headers: dict[str, str] | None, before: Sequence[Unanswerable] = ()
+    ) -> int:
+        answer = await self.wire.call(subject, data, headers, before=before)
         ack = decode_ack(answer.data)
         if ack.error is None:
             return ack.seq
@@ -128,20 +130,15 @@ class Store(Reader):
 
     async def _publish_all(self, batch: Sequence[Write], batch_id: str) -> int:
         """Send the members one after the other, and wait for the last one's acknowledgement alone."""
-        wire = self.wire
-        await wire.wait_up(0.0)
-        last = len(batch)
-        for number, one in enumerate(batch[:-1], start=1):
+        await self.wire.wait_up(0.0)
+        members: list[Unanswerable] = []
+        for number, one in enumerate(batch, start=1):
             headers = {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number), **(one.headers() or {})}
-            await wire.publish(one.subject, one.data, headers)
-        one = batch[-1]
-        headers = {
-            "Nats-Batch-Id": batch_id,
-            "Nats-Batch-Sequence": str(last),
-            "Nats-Batch-Commit": "1",
-            **(one.headers() or {}),
-        }
-        return await self._publish(one.subject, one.data, headers)
+            if number == len(batch):
+                headers["Nats-Batch-Commit"] = "1"
+            members.append((one.subject, one.data, headers))
+        *before, last = members
+        return await self._publish(*last, before)
 
 
 def _is_behind(wrong: WrongSequence, batch: Sequence[Write]) -> bool:

@@ -21,11 +21,12 @@ _LAST = re.compile(r"wrong last sequence: (\d+)")
 
 
 class Found(Struct, gc=False):
-    """A stored message."""
+    """A stored message; `at` is when it was stored, where that is told without asking for it."""
 
     subject: str
     seq: int
     data: bytes
+    at: str = ""
 
 
 class Write(Struct, gc=False):

@@ -1,13 +1,16 @@
 """Where everything of a space lies: the names of its streams and subjects, and how keys and names become tokens.
 
 A subject's tokens hold letters, digits, `-`, `_` and `/`; every other byte is written `=XX`, and an empty level `=`. A
-key's levels are tokens of their own, so that a prefix of keys is a filter on the server, and can be granted there.
+key's levels are tokens of their own, so that a prefix of keys is a filter on the server, and can be granted there. Who
+sends a message is a token, too, so that a server can hold each agent to its own name.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+
+from tertulia.engines.base import DEAD_LETTERS, REPLIES
 
 SPACE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a stream's name, a token and a file's name on any server take
 _UNSAFE = re.compile(rb"[^-/_a-zA-Z0-9]")
@@ -43,15 +46,37 @@ def key_of(tokens: str) -> str:
     return ":".join([untoken(one) for one in tokens.split(".")])
 
 
+def mail_key(author: str, message_id: str) -> str:
+    """Return what tells a message from all others in its mailbox; ids have no line breaks."""
+    return f"{author}\n{message_id}" if author else message_id
+
+
+def split_mail_key(key: str) -> tuple[str, str]:
+    """Return the author and the id of a message."""
+    author, _, message_id = key.rpartition("\n")
+    return author, message_id
+
+
+@lru_cache(_CACHE)
+def _address(mailbox: str) -> str:
+    """Return three tokens for where a mailbox's owner listens: for what, whose it is, which of theirs."""
+    if not mailbox.startswith(REPLIES):
+        return f"now.{token(mailbox)}.="
+    owner, _, rest = mailbox.removeprefix(REPLIES).rpartition(":")
+    return f"rep.{token(owner)}.{token(rest)}"
+
+
 class Subjects:
-    """The subjects of one space.
+    """The subjects of one space, as `identity` may use them ("" for everybody).
 
     Stored in the stream: `kv` keys, `mbx` messages, `box` mailboxes, `reg` what changes whenever a mailbox or a
     subscription does, `ltr` letters to listeners, `lsn` listeners, `chk` members of a batch that only check. The feed
     repeats what is stored, the moment it is. Live subjects are stored nowhere.
     """
 
-    def __init__(self, space: str) -> None:
+    def __init__(self, space: str, identity: str = "") -> None:
+        self._identity = identity
+        self._own = ("", identity, DEAD_LETTERS + identity) if identity else ()
         self.stream = f"tertulia_{space}"
         self.history_stream = f"tertulia-history_{space}"
         self.root = root = f"tertulia.{space}"
@@ -61,6 +86,7 @@ class Subjects:
         self.registry = f"{root}.reg"
         self.check = f"{root}.chk"
         self.all_keys = f"{root}.kv.>"
+        self.all_changes = f"{self.history}.>"
         self.all_boxes = f"{root}.box.*"
         self.all_mail = f"{root}.mbx.>"
         self._keys = f"{root}.kv."
@@ -70,7 +96,7 @@ class Subjects:
     def stored(self) -> list[str]:
         """The subjects that the stream takes."""
         root = self.root
-        kinds = ("kv.>", "mbx.*.*", "box.*", "reg", "ltr.*.*", "lsn.*", "chk")
+        kinds = ("kv.>", "mbx.*.*.*", "box.*", "reg", "ltr.*.*.*.*.*", "lsn.*.*.*", "chk")
         return [f"{root}.{kind}" for kind in kinds]
 
     def key(self, key: str) -> str:
@@ -86,18 +112,28 @@ class Subjects:
         """Return the key that a subject is of."""
         return key_of(subject[len(self._keys) :])
 
-    def message(self, mailbox: str, message_id: str) -> str:
-        """Return the subject of a message."""
-        return f"{self._mail}{token(mailbox)}.{token(message_id)}"
+    def changes(self, key: str) -> str:
+        """Return the subject of a key's changes in the history."""
+        return f"{self.history}.{key_tokens(key)}"
+
+    def message(self, mailbox: str, key: str) -> str:
+        """Return the subject of a message; see `mail_key`."""
+        author, message_id = split_mail_key(key)
+        return f"{self._mail}{token(mailbox)}.{token(author)}.{token(message_id)}"
 
     def messages(self, mailbox: str) -> str:
-        """Return a filter for the messages of a mailbox."""
-        return f"{self._mail}{token(mailbox)}.*"
+        """Return a filter for the messages of a mailbox, or for those of them that the identity may see."""
+        author = "*" if not self._own or mailbox in self._own else token(self._identity)
+        return f"{self._mail}{token(mailbox)}.{author}.*"
+
+    def messages_called(self, mailbox: str, message_id: str) -> str:
+        """Return a filter for the messages of an id, whoever sent them; see `messages`."""
+        return f"{self.messages(mailbox)[:-1]}{token(message_id)}"
 
     def message_of(self, subject: str) -> tuple[str, str]:
-        """Return the mailbox and the id of a message's subject."""
-        mailbox, _, message_id = subject[len(self._mail) :].partition(".")
-        return untoken(mailbox), untoken(message_id)
+        """Return the mailbox of a message's subject, and what tells it from all others there."""
+        mailbox, author, message_id = subject[len(self._mail) :].split(".")
+        return untoken(mailbox), mail_key(untoken(author), untoken(message_id))
 
     def box(self, mailbox: str) -> str:
         """Return the subject of a mailbox."""
@@ -109,15 +145,19 @@ class Subjects:
 
     def listener(self, mailbox: str) -> str:
         """Return the subject under which a listener is registered."""
-        return f"{self.root}.lsn.{token(mailbox)}"
+        return f"{self.root}.lsn.{_address(mailbox)}"
 
-    def letter(self, mailbox: str, message_id: str) -> str:
+    def letter(self, mailbox: str, author: str, message_id: str) -> str:
         """Return the subject of a letter to a listener."""
-        return f"{self.root}.ltr.{token(mailbox)}.{token(message_id)}"
+        return f"{self.root}.ltr.{_address(mailbox)}.{token(author)}.{token(message_id)}"
 
     def letters(self, mailbox: str) -> str:
         """Return a filter for the letters to a listener."""
-        return f"{self.root}.ltr.{token(mailbox)}.*"
+        return f"{self.root}.ltr.{_address(mailbox)}.*.*"
+
+    def author_of_letter(self, subject: str) -> str:
+        """Return who sent a letter."""
+        return untoken(subject.rsplit(".", 2)[1])
 
     def fed(self, stored: str) -> str:
         """Return where the feed repeats what is stored under a subject or filter."""
@@ -127,6 +167,6 @@ class Subjects:
         """Return the stored subject that a subject of the feed repeats."""
         return self.root + fed[len(self.feed) :]
 
-    def handed(self, mailbox: str) -> str:
-        """Return where messages that are not stored are handed to a mailbox's consumers or its listener."""
-        return f"{self.live}.now.{token(mailbox)}"
+    def handed(self, mailbox: str, author: str | None = None) -> str:
+        """Return where what an author sends is handed to a mailbox's consumers or its listener; None: any author."""
+        return f"{self.live}.{_address(mailbox)}.{'*' if author is None else token(author)}"

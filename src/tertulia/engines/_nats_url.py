@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tertulia.engines._nats_subjects import SPACE_NAME
+from tertulia._names import check_name
+from tertulia.engines._nats_subjects import SPACE_NAME, token
 from tertulia.errors import InvalidInputError, InvalidURLError
 
 DEFAULT_PORT = 4222
@@ -24,7 +25,8 @@ class Settings:
     """Where a space is, who asks, and how.
 
     `replicas` and `storage` are None where the URL leaves them to whoever made the space (1 and "file" for a new one).
-    `timeout`: seconds that a call tries to reach the server. `history`: changes that a watch can resume over.
+    `timeout`: seconds that a call tries to reach the server. `history`: changes that a watch can resume over. `agent`:
+    who this is, where the server grants each agent what it needs and no more.
     """
 
     servers: tuple[str, ...]
@@ -34,6 +36,7 @@ class Settings:
     consistency: str = "leader"
     history: int = 1_000
     timeout: float = 10.0
+    agent: str = ""
     inbox: str = "_INBOX"
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     user: str | None = field(default=None, repr=False)
@@ -60,6 +63,8 @@ def settings_of(url: str, options: dict[str, Any]) -> Settings:
         raise InvalidInputError(f"a nats:// space has no option {min(unknown)!r}; there are {', '.join(sorted(known))}")
     found |= {name: value for name, value in options.items() if value is not None}
     tls = _tls(found.pop("tls", parts.scheme == "tls"))
+    if "agent" in found and "inbox" not in found:
+        found["inbox"] = own_inbox(str(found["agent"]))
     try:
         checked = {name: _CHECKS[name](name, value) for name, value in found.items()}
     except InvalidInputError as error:
@@ -67,6 +72,11 @@ def settings_of(url: str, options: dict[str, Any]) -> Settings:
             raise
         raise InvalidURLError(url, str(error)) from None
     return Settings(servers=_servers(url, hosts), space=_space(url, parts.path), tls=tls, **checked)
+
+
+def own_inbox(agent: str) -> str:
+    """Return where an agent of its own permissions gets answers: nobody else may listen there."""
+    return f"_INBOX_{token(agent)}"
 
 
 def _login(login: str) -> dict[str, str]:
@@ -129,6 +139,10 @@ def _text(name: str, value: object) -> str:
     return value
 
 
+def _agent(name: str, value: object) -> str:
+    return check_name(_text(name, value))
+
+
 def _path(name: str, value: object) -> str:
     return _text(name, str(value))
 
@@ -172,6 +186,7 @@ _CHECKS: dict[str, Any] = {
     "consistency": _choice(CONSISTENCIES),
     "history": _history,
     "timeout": _seconds,
+    "agent": _agent,
     "inbox": _text,
     "user": _text,
     "password": _text,

@@ -91,7 +91,7 @@ class WatchStream:
 
     async def _is_too_old(self, after: int) -> bool:
         """Tell whether keys may have gone since a revision without a trace: such traces are kept for an hour."""
-        return await self._store.is_older(after, KEEP_GONE * 0.9)
+        return await self._store.is_older(after, KEEP_GONE * 0.9, self._filter)
 
     # --- the feed ---
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from nats import errors as foreign
@@ -38,7 +38,10 @@ NO_RESPONDERS = "503"
 _DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
 _REFUSED = ("authorization violation", "authentication", "nkey", "user jwt")
 
+_NOT_INBOXES = ("tertulia", "$")  # what begins subjects that mean something: nobody is answered there
+
 Handler = Callable[[Any], Awaitable[None] | None]
+Unanswerable = tuple[str, bytes, dict[str, str] | None]  # a message that nobody answers: subject, payload, headers
 
 
 class Unanswered(Exception):  # noqa: N818 - a signal between the engine's modules
@@ -51,12 +54,16 @@ class Unanswered(Exception):  # noqa: N818 - a signal between the engine's modul
 
 
 class _Call:
-    """A call that waits for its answer; with `parts` for all messages until one with a status."""
+    """A call that waits for its answer; with `parts` for all messages until one with a status.
 
-    __slots__ = ("future", "parts", "seen", "subject")
+    It fails when `before`, which is sent ahead of it, is denied.
+    """
 
-    def __init__(self, subject: str, parts: list[Any] | None) -> None:
+    __slots__ = ("before", "future", "parts", "seen", "subject")
+
+    def __init__(self, subject: str, parts: list[Any] | None, before: Sequence[Unanswerable] = ()) -> None:
         self.subject = subject
+        self.before = before
         self.parts = parts
         self.seen = 0
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -64,6 +71,13 @@ class _Call:
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+    def sends_to(self, subject: str) -> str:
+        """Return the subject of those it sends to that is this one in lower case, or nothing."""
+        for one in (self.subject, *[one for one, _, _ in self.before]):
+            if one.lower() == subject:
+                return one
+        return ""
 
 
 class Subscription:
@@ -239,9 +253,13 @@ class Wire:
         headers: dict[str, str] | None = None,
         *,
         timeout: float = ATTEMPT,
+        before: Sequence[Unanswerable] = (),
     ) -> Any:
-        """Return the answer. Raises Unanswered; AccessDeniedError when the server lets nobody like us send this."""
-        return await self._called(_Call(subject, None), payload, headers, timeout)
+        """Return the answer to a message, which is sent after `before`.
+
+        Raises Unanswered; AccessDeniedError when the server lets nobody like us send this.
+        """
+        return await self._called(_Call(subject, None, before), payload, headers, timeout)
 
     async def collect(self, subject: str, payload: bytes, *, timeout: float = ATTEMPT) -> list[Any]:
         """Return all answers, the last of which has a status; see `call`."""
@@ -256,6 +274,8 @@ class Wire:
         release = hold(self._clock)
         timer = asyncio.get_running_loop().call_later(timeout, self._expire, call, timeout)
         try:
+            for one in call.before:
+                await self._send(*one, "")
             await self._send(call.subject, payload, headers, self._inbox + token)
             return await call.future
         finally:
@@ -273,7 +293,7 @@ class Wire:
 
     async def answer(self, message: Any, payload: bytes = b"") -> None:
         """Answer a message, if its sender waits for that and can be reached."""
-        if message.reply and self._up.is_set():
+        if message.reply and self._up.is_set() and not message.reply.startswith(_NOT_INBOXES):
             try:
                 await self._send(message.reply, payload, None, "")
             except Unanswered:
@@ -387,7 +407,7 @@ class Wire:
             logger.error("messages from the NATS server were dropped: too many came at once")
             self._new_epoch()
         elif self._fatal is not None and not self._fatal.done() and any(one in text.lower() for one in _REFUSED):
-            name = self._settings.user or ""
+            name = self._settings.agent or self._settings.user or ""
             self._fatal.set_result(AccessDeniedError(name, "connect to", self._settings.servers[0], text))
         elif self._up.is_set():
             logger.warning("the NATS connection had a fault: %s", text)
@@ -395,11 +415,11 @@ class Wire:
 
     def _deny(self, action: str, subject: str, text: str) -> None:
         """Fail what the server has just refused. It names the subject in lower case."""
-        wanted, name = subject.lower(), self._settings.user or ""
+        wanted, name = subject.lower(), self._settings.agent or self._settings.user or ""
         if action == "publish":
             for call in self._calls.values():
-                if call.subject.lower() == wanted:
-                    call.fail(AccessDeniedError(name, "publish to", call.subject, "the NATS server denies it"))
+                if denied := call.sends_to(wanted):
+                    call.fail(AccessDeniedError(name, "publish to", denied, "the NATS server denies it"))
                     return
         for subscription in self._subscriptions:
             if action == "subscription" and subscription.subject.lower() == wanted:

@@ -169,7 +169,9 @@ class Send(Struct, frozen=True, gc=False):
     along, as `release` adds them. An absent mailbox raises UnknownAgentError, or, when the send is `optional`, takes
     nothing. `stamp` is the place, in the `puts` of the same commit, of a put that the message is about: the first of
     its notes is then the `stamp_note` of that put's record, since nobody knows a revision before the commit.
-    `answer_to` is a hint: the mailbox that this handle listens to for an answer to the message.
+    `answer_to` is a hint: the mailbox that this handle listens to for an answer to the message. `author` is the agent
+    in whose name it is sent, "" for none: an engine that can have its servers refuse a wrong one does, and there the id
+    is unique among this author's messages.
     """
 
     mailbox: str
@@ -181,6 +183,7 @@ class Send(Struct, frozen=True, gc=False):
     optional: bool = False
     stamp: int | None = None
     answer_to: str = ""
+    author: str = ""
 
 
 class Publish(Struct, frozen=True, gc=False):
@@ -196,6 +199,7 @@ class Publish(Struct, frozen=True, gc=False):
     dedupe: bool = False
     notes: tuple[bytes, ...] = ()
     stamp: int | None = None
+    author: str = ""
 
 
 STAMP = b"stamp:"  # what the note of a stamp starts with; notes of the layer above never do
@@ -221,12 +225,13 @@ class Settle(Struct, frozen=True, gc=False):
 
     Raises AlreadySettledError when it is not there any more. Which attempt settles does not matter, as long as it
     is the first: an attempt whose lease ran out may still commit if nobody else has. `sequence` (as claimed; 0 for
-    any) tells the message from a later one of the same id.
+    any) tells the message from a later one of the same id, `author` (as claimed; "" for any) from another author's.
     """
 
     mailbox: str
     message_id: str
     sequence: int = 0
+    author: str = ""
 
 
 class Commit(Struct, frozen=True, gc=False):
@@ -274,7 +279,8 @@ class Claimed(Struct, frozen=True, gc=False):
     `attempt` counts claims, `failures` those that ended badly: a counted release, or a lease that ran out.
     `transient` messages were emitted, not stored: they have no lease and need no settling. `lease_until` is on
     the engine's monotonic clock. `sequence` is the message's place in the order of the space's messages, never
-    reused. `max_attempts` is the mailbox's option.
+    reused. `max_attempts` is the mailbox's option. `author` is who sent it, by what the engine itself knows,
+    whatever the body says; "" where it knows nothing.
     """
 
     mailbox: str
@@ -287,10 +293,11 @@ class Claimed(Struct, frozen=True, gc=False):
     transient: bool = False
     lease_until: float = 0.0
     max_attempts: int = 5
+    author: str = ""
 
 
 class Stored(Struct, frozen=True, gc=False):
-    """A message in a mailbox, as `browse` shows it; `state` is "waiting", "leased" or "delayed"."""
+    """A message in a mailbox, as `browse` shows it; `state` is "waiting", "leased" or "delayed"; else as in Claimed."""
 
     mailbox: str
     message_id: str
@@ -301,6 +308,7 @@ class Stored(Struct, frozen=True, gc=False):
     failures: int
     notes: tuple[bytes, ...]
     stored_at: float
+    author: str = ""
 
 
 class MailboxCounts(Struct, frozen=True, gc=False):
@@ -336,9 +344,13 @@ class ChangeStream(Protocol):
 
 
 class Engine(ABC):
-    """What keeps a space. Made and opened by `open_engine`; used from one event loop."""
+    """What keeps a space. Made and opened by `open_engine`; used from one event loop.
+
+    `identity` is the one agent in whose name this handle may act, where its servers hold it to that; else "".
+    """
 
     capabilities: Capabilities
+    identity: str = ""
 
     # --- records ---
 

@@ -1,7 +1,8 @@
 """The engine `nats://`: a space on NATS JetStream, shared by the processes of any number of machines.
 
 `nats://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]]/SPACE`, or `tls://`. Needs nats-server 2.12 or later. Options, in the
-URL as `?NAME=VALUE&…` or as arguments: `replicas` (1 to 5) and `storage` ("file" or "memory") of a space that is made;
+URL as `?NAME=VALUE&…` or as arguments: `agent` (who this is, on a server that grants each agent what it needs and no
+more: docs/howto/nats-permissions.md); `replicas` (1 to 5) and `storage` ("file" or "memory") of a space that is made;
 `consistency` ("leader", or "eventual" for reads that any replica answers); `history` (changes that a watch can resume
 over); `timeout` (seconds that a call tries to reach a server); `tls`, `nkey` and `creds` (paths of files), `inbox` (a
 prefix of this agent's own). As arguments only: `user`, `password`, `token`, and `tls` as an SSLContext.
@@ -34,13 +35,15 @@ from tertulia.engines._nats_live import Live
 from tertulia.engines._nats_mail import Mail
 from tertulia.engines._nats_mailbox import counts_of
 from tertulia.engines._nats_open import check_level, open_streams
+from tertulia.engines._nats_restricted import RestrictedStore
 from tertulia.engines._nats_store import Store
-from tertulia.engines._nats_subjects import Subjects
+from tertulia.engines._nats_subjects import Subjects, mail_key, split_mail_key
 from tertulia.engines._nats_time import SharedTime
 from tertulia.engines._nats_url import Settings, settings_of
 from tertulia.engines._nats_watch import WatchStream, resume_all
 from tertulia.engines._nats_wire import Wire
 from tertulia.engines.base import (
+    DEAD_LETTERS,
     DEFAULT_LEASE,
     Capabilities,
     Claimed,
@@ -58,7 +61,14 @@ from tertulia.engines.base import (
     Settle,
     Stored,
 )
-from tertulia.errors import EngineError, SpaceClosedError, TertuliaError
+from tertulia.errors import (
+    AccessDeniedError,
+    AlreadySettledError,
+    EngineError,
+    LeaseLostError,
+    SpaceClosedError,
+    TertuliaError,
+)
 from tertulia.records import AgentInfo, Finding
 
 CAPABILITIES = Capabilities(
@@ -98,9 +108,10 @@ class NatsEngine(Engine):
 
         self._background = Background()
         self._time = SharedTime(clock)
-        self._subjects = Subjects(settings.space)
-        self._store = store = Store(wire, self._subjects, settings)
-        self._history = History(store, settings.history)
+        self.identity = settings.agent
+        self._subjects = Subjects(settings.space, settings.agent)
+        self._store = store = (RestrictedStore if settings.agent else Store)(wire, self._subjects, settings)
+        self._history = History(store, settings.history, readable=not settings.agent)
         self._keys = Keys(store, clock, self._background, self._history, new_op)
         self._registry = Registry(store, new_op)
         self._mail = Mail(store, self._registry, clock, self._time, self._background, new_op)
@@ -118,7 +129,9 @@ class NatsEngine(Engine):
         limit = min(CAPABILITIES.max_value_bytes, self._wire.max_payload - BESIDE_VALUE)
         if limit <= 0:
             raise EngineError(f"the server takes {self._wire.max_payload:,} bytes in a message, which is too little")
-        self.capabilities = replace(self.capabilities, max_value_bytes=limit)
+        self.capabilities = replace(
+            self.capabilities, max_value_bytes=limit, linearizable_reads=self._store.single or not self.identity
+        )
         self._wire.on_epoch.append(self._on_epoch)
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
 
@@ -149,7 +162,7 @@ class NatsEngine(Engine):
 
     async def commit(self, commit: Commit) -> Committed:
         self._check_open()
-        return await self._committer.commit(commit)
+        return await self._commit(commit)
 
     async def put(self, put: Put) -> Record:
         self._check_open()
@@ -157,11 +170,11 @@ class NatsEngine(Engine):
 
     async def send(self, send: Send | Publish) -> Sent:
         self._check_open()
-        return (await self._committer.commit(Commit(sends=(send,)))).sent[0]
+        return (await self._commit(Commit(sends=(send,)))).sent[0]
 
     async def settle(self, settle: Settle) -> None:
         self._check_open()
-        await self._committer.commit(Commit(settles=(settle,)))
+        await self._commit(Commit(settles=(settle,)))
 
     async def watch(self, pattern: str, *, after: int | None = None) -> WatchStream:
         self._check_open()
@@ -204,15 +217,18 @@ class NatsEngine(Engine):
         self._check_open()
         await self._registry.require(mailbox)
         await self._live.consume(mailbox)
-        return await self._mail.claim(mailbox, limit, lease, wait)
+        return [_shown(one) for one in await self._mail.claim(mailbox, limit, lease, wait)]
 
     async def extend(self, claimed: Claimed, lease: float) -> None:
         self._check_open()
-        await self._mail.extend(claimed, lease)
+        try:
+            await self._mail.extend(_kept(claimed), lease)
+        except LeaseLostError as error:
+            raise LeaseLostError(claimed.message_id) from error
 
     async def release(self, claimed: Claimed, *, delay: float = 0.0, counted: bool = False, note: bytes = b"") -> bool:
         self._check_open()
-        return await self._mail.release(claimed, delay, note, counted=counted)
+        return await self._mail.release(_kept(claimed), delay, note, counted=counted)
 
     async def wait_for_room(self, mailbox: str, timeout: float) -> bool:
         self._check_open()
@@ -229,7 +245,9 @@ class NatsEngine(Engine):
 
     async def browse(self, mailbox: str, *, limit: int = 100, message_id: str | None = None) -> Sequence[Stored]:
         self._check_open()
-        return await self._mail.browse(mailbox, limit, message_id)
+        if self.identity and mailbox not in (self.identity, DEAD_LETTERS + self.identity):
+            raise AccessDeniedError(self.identity, "look into", mailbox, "what others sent there is not to be seen")
+        return [_shown_stored(one) for one in await self._mail.browse(mailbox, limit, message_id)]
 
     # --- the whole ---
 
@@ -288,6 +306,28 @@ class NatsEngine(Engine):
 
     # --- inside ---
 
+    async def _commit(self, commit: Commit) -> Committed:
+        """Commit, with the authors of messages as parts of what they are kept under."""
+        if commit.settles or any(one.author for one in commit.sends):
+            settles = tuple([await self._kept_settle(one) for one in commit.settles])
+            sends = tuple([replace(one, message_id=mail_key(one.author, one.message_id)) for one in commit.sends])
+            commit = replace(commit, settles=settles, sends=sends)
+        try:
+            committed = await self._committer.commit(commit)
+        except AlreadySettledError as error:
+            raise AlreadySettledError(error.agent_id, split_mail_key(error.message_id)[1]) from error
+        if any(one.dropped for one in committed.sent):
+            sent = [replace(one, dropped=tuple([_plain(drop) for drop in one.dropped])) for one in committed.sent]
+            return replace(committed, sent=tuple(sent))
+        return committed
+
+    async def _kept_settle(self, settle: Settle) -> Settle:
+        """Return a settling of what the message is kept under, also where its author is not said."""
+        key = mail_key(settle.author, settle.message_id)
+        if not settle.author and self._mail.item(settle.mailbox, key) is None:
+            key = await self._mail.key_of(settle.mailbox, settle.message_id)
+        return replace(settle, message_id=key)
+
     def _on_epoch(self) -> None:
         """Look anew at everything of which news may have been missed."""
         self._registry.expire()
@@ -314,6 +354,26 @@ class NatsEngine(Engine):
             raise SpaceClosedError
         if self._pid != os.getpid():
             raise EngineError("this process was forked from the one that opened the space; connect anew")
+
+
+def _kept(claimed: Claimed) -> Claimed:
+    """Return a claim as the engine's parts know it: its message by what it is kept under."""
+    return replace(claimed, message_id=mail_key(claimed.author, claimed.message_id)) if claimed.author else claimed
+
+
+def _shown(claimed: Claimed) -> Claimed:
+    """Return a claim as the contract shows it. One that was emitted has been so all along."""
+    author, message_id = split_mail_key(claimed.message_id)
+    return replace(claimed, message_id=message_id, author=author) if author else claimed
+
+
+def _shown_stored(stored: Stored) -> Stored:
+    author, message_id = split_mail_key(stored.message_id)
+    return replace(stored, message_id=message_id, author=author) if author else stored
+
+
+def _plain(drop: tuple[str, str]) -> tuple[str, str]:
+    return drop[0], split_mail_key(drop[1])[1]
 
 
 async def open_engine(url: str, *, clock: Clock, **options: Any) -> NatsEngine:

@@ -28,11 +28,11 @@ async def redeliver(outbox: Outbox, agent_id: str, message_id: str | None) -> in
     moved = 0
     for item in await _chosen(outbox, agent_id, message_id):
         original = legible(agent_id, item).id
-        if await outbox.engine.browse(agent_id, message_id=original):
+        if any(one.author == item.author for one in await outbox.engine.browse(agent_id, message_id=original)):
             continue
         commit = Commit(
-            settles=(Settle(item.mailbox, item.message_id, item.sequence),),
-            sends=(Send(agent_id, original, item.body, notes=item.notes),),
+            settles=(_settle_of(item),),
+            sends=(Send(agent_id, original, item.body, notes=item.notes, author=item.author),),
         )
         moved += await _try(outbox, commit)
     return moved
@@ -42,9 +42,13 @@ async def purge(outbox: Outbox, agent_id: str, message_id: str | None) -> int:
     """Remove one dead letter, or all, for good."""
     gone = 0
     for item in await _chosen(outbox, agent_id, message_id):
-        commit = Commit(settles=(Settle(item.mailbox, item.message_id, item.sequence),))
+        commit = Commit(settles=(_settle_of(item),))
         gone += await _try(outbox, commit, legible(agent_id, item))
     return gone
+
+
+def _settle_of(item: Stored) -> Settle:
+    return Settle(item.mailbox, item.message_id, item.sequence, item.author)
 
 
 async def _chosen(outbox: Outbox, agent_id: str, message_id: str | None) -> list[Stored]:
@@ -80,7 +84,7 @@ def _dead_letter(agent_id: str, item: Stored) -> DeadLetter:
 def legible(agent_id: str, item: Stored) -> Message:
     """Return a stored message, or of one that cannot be decoded all that can be read of it."""
     try:
-        return message_of(Claimed(agent_id, item.message_id, item.body, notes=item.notes))
+        return message_of(Claimed(agent_id, item.message_id, item.body, notes=item.notes, author=item.author))
     except DecodeError as error:
         message_id = item.message_id.rpartition("#")[0] or item.message_id
         return Message(id=message_id, receiver=agent_id, headers={"undecodable": str(error)})

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from tertulia._arguments import check_seconds
+from tertulia._background import logger
 from tertulia._codec import decoder_for, encode_message, is_deep
 from tertulia._rules.retry import is_given_up, retry_delay
 from tertulia.engines.base import DEAD_LETTERS, DEFAULT_LEASE, STAMP, Claimed, Commit, Committed, Send, Settle
@@ -70,7 +71,8 @@ class Delivery:
     @property
     def settle(self) -> Settle:
         """What takes this message out of its mailbox, as a part of a commit."""
-        return Settle(self._claimed.mailbox, self._claimed.message_id, self._claimed.sequence)
+        claimed = self._claimed
+        return Settle(claimed.mailbox, claimed.message_id, claimed.sequence, claimed.author)
 
     async def acknowledge(self) -> None:
         """Take the message out of the mailbox: it is handled.
@@ -193,6 +195,7 @@ class Delivery:
             claimed.body,
             notes=(*claimed.notes, note),
             optional=True,
+            author=claimed.author,
         )
         return Commit(settles=(self.settle,), sends=(letter,))
 
@@ -266,7 +269,7 @@ def reply_send(
         correlation_id=request.id,
         headers=headers,
     )
-    return Send(receiver, reply_id, encode_message(reply, content, outbox.limit), optional=True)
+    return Send(receiver, reply_id, encode_message(reply, content, outbox.limit), optional=True, author=sender)
 
 
 def _text(error: BaseException) -> str:
@@ -283,7 +286,10 @@ def _traceback(error: BaseException) -> str:
 
 
 def message_of(claimed: Claimed) -> Message:
-    """Return the message of a claim, with its receiver and attempt. Raises DecodeError."""
+    """Return the message of a claim, with its receiver and attempt. Raises DecodeError.
+
+    Its sender is who the engine knows to have sent it, where it knows.
+    """
     body = claimed.body
     try:
         message = _MESSAGES.decode(body)
@@ -294,6 +300,9 @@ def message_of(claimed: Claimed) -> Message:
     # The message was made here a moment ago and nobody else has it, so it may still be completed.
     if message.receiver != claimed.mailbox:
         force_setattr(message, "receiver", claimed.mailbox)
+    if claimed.author and message.sender != claimed.author:
+        logger.warning("message %r says it is from %r; it is from %r", message.id, message.sender, claimed.author)
+        force_setattr(message, "sender", claimed.author)
     if claimed.attempt > 1:
         force_setattr(message, "attempt", claimed.attempt)
     if claimed.notes:

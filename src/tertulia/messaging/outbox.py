@@ -91,8 +91,8 @@ class Outbox:
             return self._loop(message, body, receiver, optional=False)
         dedupe = message.delivery_mode is DeliveryMode.EXACTLY_ONCE
         if message.reply_to is None:
-            return Send(receiver, message.id, body, delay, dedupe)
-        return Send(receiver, message.id, body, delay, dedupe, answer_to=message.reply_to)
+            return Send(receiver, message.id, body, delay, dedupe, author=message.sender)
+        return Send(receiver, message.id, body, delay, dedupe, answer_to=message.reply_to, author=message.sender)
 
     def publish_of(self, topic: str, message: Message, delay: float = 0.0) -> Send | Publish:
         """Return the publication of a message; one that goes in circles goes to its sender's dead letters."""
@@ -115,6 +115,7 @@ class Outbox:
             body,
             delay,
             message.delivery_mode is DeliveryMode.EXACTLY_ONCE,
+            author=message.sender,
         )
 
     async def store(self, send: Send | Publish, *, timeout: float = ROOM_TIMEOUT) -> Sent:
@@ -200,7 +201,7 @@ class Outbox:
         self.note(message, "dead-lettered", "loop")
         note = self.failure(0, "loop", f"{len(message.hops)} hops")
         letter = f"{check_id(message.id)}#{new_id()}"  # an id may be used again, and be buried again
-        return Send(DEAD_LETTERS + agent_id, letter, body, notes=(note,), optional=optional)
+        return Send(DEAD_LETTERS + agent_id, letter, body, notes=(note,), optional=optional, author=message.sender)
 
 
 def failures_of(notes: Iterable[bytes]) -> tuple[Failure, ...]:

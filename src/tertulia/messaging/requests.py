@@ -61,7 +61,8 @@ class RequestDesk:
         self._outbox = outbox
         self._engine = outbox.engine
         self._clock = outbox.clock
-        self.address = REPLIES + new_id()
+        owner = self._engine.identity
+        self.address = f"{REPLIES}{owner}:{new_id()}" if owner else REPLIES + new_id()
         self._pending: dict[str, _Waiting] = {}
         self._alarm = Alarm(outbox.clock, self._end_overdue)
         self._stop: Callable[[], None] | None = None

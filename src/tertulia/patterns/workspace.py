@@ -206,7 +206,7 @@ class CollaborativeWorkspace:
 
     def _optional(self, message: Message) -> Send:
         send = self.space.broker.outbox.send_of(message)
-        return Send(send.mailbox, send.message_id, send.body, notes=send.notes, optional=True)
+        return Send(send.mailbox, send.message_id, send.body, notes=send.notes, optional=True, author=send.author)
 
     # --- decisions ---
 

@@ -94,6 +94,7 @@ class FaultyEngine(Engine):
     ) -> None:
         self.inside = engine
         self.capabilities = engine.capabilities
+        self.identity = engine.identity
         self.rates = dict(rates)
         self.injected: Counter[Fault] = Counter()
         self._random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
@@ -254,7 +255,7 @@ class FaultyEngine(Engine):
         claimed = await self.inside.claim(mailbox, limit=limit, lease=lease, wait=wait)
         for one in claimed:
             if not one.transient and self.strikes(Fault.EARLY_ACKNOWLEDGE):
-                await self.inside.settle(Settle(mailbox, one.message_id, one.sequence))
+                await self.inside.settle(Settle(mailbox, one.message_id, one.sequence, one.author))
                 self._settled.add((mailbox, one.message_id, one.sequence))
             if self.strikes(Fault.DUPLICATE_DELIVERY):
                 again.append(one)

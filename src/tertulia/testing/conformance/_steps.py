@@ -129,7 +129,7 @@ async def settle(engine: Engine, *claims: Claimed) -> None:
 
 def settle_of(claimed: Claimed) -> Settle:
     """Return the settling of a claim."""
-    return Settle(claimed.mailbox, claimed.message_id, claimed.sequence)
+    return Settle(claimed.mailbox, claimed.message_id, claimed.sequence, claimed.author)
 
 
 async def states(engine: Engine, mailbox: str = "ada") -> list[tuple[str, str]]:
