@@ -280,7 +280,7 @@ async def denied(raw: Any, subject: str, payload: bytes = b"") -> bool:
     """Tell whether the server refuses a message on a subject."""
     raw.errors.clear()
     await raw.publish(subject, payload)
-    await raw.flush()
+    await raw.request("$JS.API.INFO")  # what is answered after that; a ping of this client may overtake what it sent
     return any("permissions violation" in one and subject.lower() in one for one in raw.errors)
 
 
