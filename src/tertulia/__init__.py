@@ -44,6 +44,7 @@ from tertulia.patterns.grants import Grant
 from tertulia.patterns.hybrid import HybridCommunicationSystem
 from tertulia.patterns.locks import Lock
 from tertulia.patterns.notifying import Notified
+from tertulia.patterns.router import IntelligentRouter
 from tertulia.patterns.semaphore import Semaphore
 from tertulia.patterns.vote_requests import VoteAnswers
 from tertulia.patterns.voting import Ballots
@@ -74,6 +75,16 @@ from tertulia.records import (
     WhenFull,
 )
 from tertulia.regions import MemoryRegion
+from tertulia.routes import (
+    Channel,
+    ChannelEstimate,
+    Latency,
+    PairReport,
+    RoutedContent,
+    RouteDecision,
+    RouteResult,
+    RouterReport,
+)
 from tertulia.space import Space, connect
 from tertulia.transaction import Transaction
 
@@ -96,6 +107,8 @@ __all__ = [
     "CacheInfo",
     "Candidate",
     "ChangeKind",
+    "Channel",
+    "ChannelEstimate",
     "Collaboration",
     "CollaborationTask",
     "CollaborativeWorkspace",
@@ -115,7 +128,9 @@ __all__ = [
     "HybridCommunicationSystem",
     "Hypothesis",
     "HypothesisState",
+    "IntelligentRouter",
     "KnowledgeSource",
+    "Latency",
     "Lock",
     "MailboxStats",
     "MemoryAccessMode",
@@ -131,10 +146,15 @@ __all__ = [
     "MessageRecord",
     "Notified",
     "Outcome",
+    "PairReport",
     "QueuedMessage",
     "Receipt",
     "Reject",
     "RetryLater",
+    "RouteDecision",
+    "RouteResult",
+    "RoutedContent",
+    "RouterReport",
     "Semaphore",
     "SharedMemory",
     "Snapshot",

@@ -8,6 +8,8 @@
     │   ├── InvalidURLError                 a space URL that no engine answers to
     │   ├── InvalidTermError                a term that a ballot cannot have
     │   ├── InvalidHypothesisError          a hypothesis that cannot be on a blackboard
+    │   ├── UnknownHintError                a hint that the router does not know
+    │   ├── InvalidHintError                a hint's value that means nothing, or contradicts another hint
     │   ├── UnknownChoiceError              a vote for what is not on the ballot
     │   ├── InvalidTargetError              no module:attribute that can be run
     │   ├── EncodeError                     a value that cannot be stored
@@ -155,6 +157,25 @@ class UnknownChoiceError(InvalidInputError):
         super().__init__(f"ballot {ballot_id!r} does not take the vote {_short(choice)}: {reason}")
         self.ballot_id = ballot_id
         self.choice = choice
+        self.reason = reason
+
+
+class UnknownHintError(InvalidInputError):
+    """A hint that the router does not know; `known` are those that it does."""
+
+    def __init__(self, hint: object, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown hint {_short(hint)}; there are {', '.join(known)}")
+        self.hint = hint
+        self.known = known
+
+
+class InvalidHintError(InvalidInputError):
+    """A hint's value that means nothing, or contradicts another hint or the receiver."""
+
+    def __init__(self, hint: str, value: object, reason: str) -> None:
+        super().__init__(f"hint {hint!r} cannot be {_short(value)}: {reason}")
+        self.hint = hint
+        self.value = value
         self.reason = reason
 
 

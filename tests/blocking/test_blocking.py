@@ -33,6 +33,7 @@ FACES = [
     "Grant",
     "HybridAgent",
     "HybridCommunicationSystem",
+    "IntelligentRouter",
     "Lock",
     "MemoryAwareAgent",
     "MemoryRegion",
@@ -122,6 +123,21 @@ def test_every_call_of_the_memory_blocks_and_returns_what_it_promises(space: blo
     assert memory.restore(snapshot, requester="ann") == 1
     assert memory.get_stats().total_entries == 2
     assert memory.access_log(1)[0].operation == "restore"
+
+
+def test_a_router_routes_explains_and_reports_without_await(space: blocking.Space):
+    space.broker.register_agent("bob")
+    router = blocking.IntelligentRouter(space)
+
+    result = router.route("ann", "bob", "hello")
+    assert received(space, "bob").message.content == "hello"
+    assert result.channel.value in router.explain(router.decide("ann", "bob", "hello"))
+    written = router.route("ann", "bob", "look", {"channel": "memory"})
+    (found,) = router.available("bob")
+    assert found.key == written.key
+    assert router.read(found.key, reader="bob") == "look"
+    router.save()
+    assert sum(router.report().routes.values()) == 2
 
 
 def test_a_delivery_is_settled_by_blocking_calls(space: blocking.Space):

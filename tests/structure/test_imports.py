@@ -20,7 +20,18 @@ ROOT = Path(__file__).parents[2] / "src" / PACKAGE
 LAYERS = (
     (
         "ground",
-        {"records", "ballots", "hypotheses", "errors", "_codec", "_names", "_clock", "_background", "_arguments"},
+        {
+            "records",
+            "ballots",
+            "hypotheses",
+            "routes",
+            "errors",
+            "_codec",
+            "_names",
+            "_clock",
+            "_background",
+            "_arguments",
+        },
     ),
     ("rules", {"_rules"}),
     ("engines", {"engines"}),

@@ -9,11 +9,10 @@ from typing import Any
 from msgspec import Struct
 
 from tertulia.errors import InvalidInputError
+from tertulia.messaging.types import TYPE_HEADER
 from tertulia.records import Message
 
 DEFAULT = "default"
-TYPE_HEADER = "tertulia-type"  # the class of the content, where MessagePack does not tell
-_PLAIN = {dict, list, tuple, set, str, bytes, int, float, bool, type(None)}
 
 Function = Callable[..., Any]
 
@@ -80,12 +79,6 @@ def type_of(message: Message) -> str:
         if isinstance(kind, str):
             return kind
     return DEFAULT
-
-
-def type_headers(content: object) -> dict[str, str] | None:
-    """Return the header that tells an object's class, or None for plain content."""
-    kind = content.__class__
-    return None if kind in _PLAIN else {TYPE_HEADER: kind.__name__}
 
 
 def _type_name(message_type: object) -> str:

@@ -6,11 +6,11 @@ import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from tertulia.agents.handlers import type_headers
 from tertulia.agents.memory_aware import MemoryAwareAgent
 from tertulia.agents.message_passing import MessagePassingAgent
 from tertulia.engines.base import DEFAULT_LEASE
 from tertulia.errors import InvalidInputError
+from tertulia.messaging.types import type_headers
 from tertulia.patterns._collaborating import DEFAULT_TIMEOUT, Collaborating, Terms
 from tertulia.patterns._taking_part import take_part
 from tertulia.patterns.cached_calls import COMPUTE_TIMEOUT, INVALIDATION, REQUEST_TIMEOUT

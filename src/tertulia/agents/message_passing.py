@@ -14,7 +14,7 @@ from tertulia._background import logger
 from tertulia._clock import sleep
 from tertulia._codec import convert
 from tertulia._names import check_name
-from tertulia.agents.handlers import Function, Handler, Handlers, type_headers, type_of
+from tertulia.agents.handlers import Function, Handler, Handlers, type_of
 from tertulia.engines.base import DEFAULT_LEASE, Claimed, Commit, Send, Settle
 from tertulia.errors import (
     AlreadySettledError,
@@ -31,6 +31,7 @@ from tertulia.messaging import contents
 from tertulia.messaging.broker import MessageBroker
 from tertulia.messaging.context import HANDLING, WAITS_HEADER, Handling
 from tertulia.messaging.delivery import PART_HEADER, Delivery, reply_send
+from tertulia.messaging.types import type_headers
 from tertulia.patterns._leases import leases_of
 from tertulia.records import DeliveryMode, Message, Receipt, WhenFull, new_id
 

@@ -14,7 +14,7 @@ from tertulia.blocking.faces import (
 )
 from tertulia.blocking.hybrid import CollaborationTask, HybridAgent, HybridCommunicationSystem
 from tertulia.blocking.locks import Election, Grant, Hold, LeaderWatch, Lock, Semaphore
-from tertulia.blocking.patterns import Ballots, CollaborativeWorkspace, WorkspaceWatch
+from tertulia.blocking.patterns import Ballots, CollaborativeWorkspace, IntelligentRouter, WorkspaceWatch
 from tertulia.blocking.proxy import Stream
 from tertulia.blocking.space import Space, connect
 
@@ -29,6 +29,7 @@ __all__ = [
     "Hold",
     "HybridAgent",
     "HybridCommunicationSystem",
+    "IntelligentRouter",
     "LeaderWatch",
     "Lock",
     "MemoryAwareAgent",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tertulia.blocking.proxy import Entered, Iterated, Proxy, blocks, gives, stands_for
+from tertulia.blocking.proxy import Entered, Iterated, Proxy, blocks, gives, runs, stands_for
 from tertulia.blocking.space import Space
-from tertulia.patterns import presence, voting, workspace
+from tertulia.patterns import presence, router, voting, workspace
 from tertulia.records import MemoryChange
 
 
@@ -88,3 +88,21 @@ class Ballots(Proxy[voting.Ballots]):
     proposals = blocks(voting.Ballots.proposals)
     history = blocks(voting.Ballots.history)
     close_due = blocks(voting.Ballots.close_due)
+
+
+@stands_for(router.IntelligentRouter)
+class IntelligentRouter(Proxy[router.IntelligentRouter]):
+    """Routes contents between agents by the cheapest channel; see tertulia.IntelligentRouter."""
+
+    def __init__(self, space: Space, *, price_per_byte: float = router.PRICE_PER_BYTE) -> None:
+        session, target = space.portal_parts()
+        make = router.IntelligentRouter
+        self.portal_bind(session, session.call(lambda _: make(target, price_per_byte=price_per_byte)))
+
+    route = blocks(router.IntelligentRouter.route)
+    decide = blocks(router.IntelligentRouter.decide)
+    available = blocks(router.IntelligentRouter.available)
+    read = blocks(router.IntelligentRouter.read)
+    explain = runs(router.IntelligentRouter.explain)
+    report = blocks(router.IntelligentRouter.report)
+    save = blocks(router.IntelligentRouter.save)

@@ -75,7 +75,7 @@ class MessageBroker:
         self._engine = engine
         self.outbox = Outbox(engine, clock, memory, self.leases)
         self.desk = RequestDesk(self.outbox)
-        self._contents = contents.Contents(self.outbox)
+        self.contents = contents.Contents(self.outbox)
         self._fetched: OrderedDict[tuple[str, str], tuple[int, Message]] = OrderedDict()
 
     # --- agents ---
@@ -199,7 +199,7 @@ class MessageBroker:
         _check_stored(message)
         messages = [replace(message, receiver=name) for name in names]
         lifetime = check_seconds("ttl", ttl)
-        sent = await self._contents.send(messages, delay=delay, ttl=lifetime, timeout=timeout)
+        sent = await self.contents.send(messages, delay=delay, ttl=lifetime, timeout=timeout)
         for one, result in zip(messages, sent, strict=True):
             self.outbox.counters.sent += 1
             self.outbox.note(one, "duplicate" if result.duplicate else "sent", "a pointer")
@@ -221,7 +221,7 @@ class MessageBroker:
         """
         _check_stored(message)
         lifetime = check_seconds("ttl", ttl)
-        sent = await self._contents.publish(topic, message, delay=delay, ttl=lifetime, timeout=timeout)
+        sent = await self.contents.publish(topic, message, delay=delay, ttl=lifetime, timeout=timeout)
         self.outbox.counters.sent += sent.delivered
         self.outbox.note(message, "published", f"{topic} to {sent.delivered}, a pointer")
         return contents.receipt(message, (sent,))
@@ -290,7 +290,7 @@ class MessageBroker:
         if not has_pointer(message):
             return message
         try:
-            completed = await contents.fetch(self.outbox, claimed, message)
+            completed = await self.contents.fetch(claimed, message)
         except (ContentGoneError, DecodeError) as gone:
             await self._give_up(self.delivery(claimed, message), gone)
             return None

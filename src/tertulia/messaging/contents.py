@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 import msgspec
 from msgspec.structs import force_setattr, replace
@@ -53,7 +54,12 @@ class Contents:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._engine = outbox.engine
-        self._revisions: OrderedDict[tuple[str, str], int] = OrderedDict()
+        # The revision of a copy, and whether its digest is known to be right: a revision is never reused.
+        self._revisions: OrderedDict[tuple[str, str], tuple[int, bool]] = OrderedDict()
+        self.stored_bytes = 0
+        self.fetches = 0
+        self.fetched_bytes = 0
+        self.fetch_seconds = 0.0
 
     async def send(
         self,
@@ -98,6 +104,29 @@ class Contents:
         await count(outbox, pointer, 0 if sent.duplicate else sent.delivered, holds=-1)
         return sent
 
+    async def fetch(self, claimed: Claimed, message: Message) -> Message:
+        """Return the message with the content that it points at.
+
+        Raises ContentGoneError when that is not there any more, and DecodeError for a pointer that is none.
+        """
+        pointer = pointer_of(message, claimed.notes)
+        start = perf_counter()
+        record = await self._engine.get(pointer.key)
+        if record is None:
+            raise ContentGoneError(pointer.key, "its time is over, or it was deleted")
+        if pointer.revision is not None and record.revision != pointer.revision:
+            raise ContentGoneError(pointer.key, f"it is at revision {record.revision}, not {pointer.revision}")
+        if self._revisions.get((pointer.digest, pointer.copy)) != (record.revision, True):
+            if len(record.body) != pointer.size or digest_of(record.body) != pointer.digest:
+                raise ContentGoneError(pointer.key, "what is kept there has another digest")
+            self._remember(pointer.digest, pointer.copy, record.revision, checked=True)
+        content = decode_plain(record.body)
+        force_setattr(message, "content", content)  # it was decoded a moment ago: nobody else has it
+        self.fetches += 1
+        self.fetched_bytes += len(record.body)
+        self.fetch_seconds += perf_counter() - start
+        return message
+
     async def _store(
         self,
         content: object,
@@ -133,7 +162,8 @@ class Contents:
                 self._revisions.pop((digest, name), None)
                 continue
             if revision is None:
-                self._remember(digest, name, committed.records[0].revision)
+                self._remember(digest, name, committed.records[0].revision, checked=True)
+                self.stored_bytes += len(body)
             return pointer, committed.sent
         raise AssertionError("the last attempt checks nothing")
 
@@ -141,35 +171,18 @@ class Contents:
         """Return the revision of a copy, or None when it is not there any more."""
         known = self._revisions.get((digest, name))
         if known is not None:
-            return known
+            return known[0]
         key = Pointer(digest=digest, copy=name, size=0).key
         _, records = await self._engine.scan(key, matches=key.__eq__, bodies=False)
-        if records:
-            self._remember(digest, name, records[0].revision)
-            return records[0].revision
-        return None
+        if not records:
+            return None
+        self._remember(digest, name, records[0].revision, checked=False)
+        return records[0].revision
 
-    def _remember(self, digest: str, name: str, revision: int) -> None:
-        self._revisions[digest, name] = revision
+    def _remember(self, digest: str, name: str, revision: int, *, checked: bool) -> None:
+        self._revisions[digest, name] = revision, checked
         if len(self._revisions) > KNOWN_REVISIONS:
             self._revisions.popitem(last=False)
-
-
-async def fetch(outbox: Outbox, claimed: Claimed, message: Message) -> Message:
-    """Return the message with the content that it points at.
-
-    Raises ContentGoneError when that is not there any more, and DecodeError for a pointer that is none.
-    """
-    pointer = pointer_of(message, claimed.notes)
-    record = await outbox.engine.get(pointer.key)
-    if record is None:
-        raise ContentGoneError(pointer.key, "its time is over, or it was deleted")
-    if pointer.revision is not None and record.revision != pointer.revision:
-        raise ContentGoneError(pointer.key, f"it is at revision {record.revision}, not {pointer.revision}")
-    if len(record.body) != pointer.size or digest_of(record.body) != pointer.digest:
-        raise ContentGoneError(pointer.key, "what is kept there has another digest")
-    force_setattr(message, "content", decode_plain(record.body))  # it was decoded a moment ago: nobody else has it
-    return message
 
 
 async def settle(outbox: Outbox, message: Message, commit: Commit) -> Committed:
