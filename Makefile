@@ -26,7 +26,7 @@ help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMPS)/runtime ## Compare shared memory and messages on this machine
-	$(BIN)/tertulia compare --input src
+	$(BIN)/tertulia compare --input src/tertulia/engines
 
 test: $(STAMPS)/dev ## Run the tests
 	$(BIN)/pytest

@@ -85,6 +85,9 @@ from tertulia.routes import (
     RouteResult,
     RouterReport,
 )
+from tertulia.selection.recommendation import Recommendation
+from tertulia.selection.requirement import CommunicationRequirement, Paradigm, UseCase
+from tertulia.selection.selector import CommunicationSelector
 from tertulia.space import Space, connect
 from tertulia.transaction import Transaction
 
@@ -112,6 +115,8 @@ __all__ = [
     "Collaboration",
     "CollaborationTask",
     "CollaborativeWorkspace",
+    "CommunicationRequirement",
+    "CommunicationSelector",
     "Contribution",
     "ContributionStatus",
     "DeadLetter",
@@ -147,8 +152,10 @@ __all__ = [
     "Notified",
     "Outcome",
     "PairReport",
+    "Paradigm",
     "QueuedMessage",
     "Receipt",
+    "Recommendation",
     "Reject",
     "RetryLater",
     "RouteDecision",
@@ -163,6 +170,7 @@ __all__ = [
     "TertuliaError",
     "TieBreak",
     "Transaction",
+    "UseCase",
     "Vote",
     "VoteAnswers",
     "VotingRule",

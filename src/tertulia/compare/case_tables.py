@@ -12,9 +12,11 @@ from rich.table import Table
 
 from tertulia.compare.aspects import CLEARLY, NAMES, NONE, USE_CASE_NAMES, winners
 from tertulia.compare.comparison import CourseTable, stages_in
+from tertulia.compare.conclusion import MIN_RUNS
 from tertulia.compare.replay import Replayed
 from tertulia.compare.units import bytes_text, range_text, seconds_text
 from tertulia.selection.profile import Cell
+from tertulia.selection.requirement import UseCase
 
 __all__ = ["case_parts", "course_parts", "replay_parts"]
 
@@ -50,7 +52,7 @@ def case_parts(cells: Sequence[Cell]) -> Iterable[RenderableType]:
     if cells:
         yield (
             "[dim]Latency is of one unit of work as its user sees it, with the quartiles of the runs' medians; the "
-            f"others are of one unit too. {NONE}: too few samples. All points are in the JSON and on the page.[/]"
+            f"others are of one unit too. {NONE}: too few samples, or one run. JSON and page have all points.[/]"
         )
 
 
@@ -78,7 +80,7 @@ def _extremes(cells: Sequence[Cell]) -> list[tuple[int, int]]:
 def _row(cell: Cell) -> tuple[str, ...]:
     return (
         seconds_text(cell.p50),
-        NONE if cell.p50_spread is None else range_text(cell.p50, *cell.p50_spread),
+        NONE if cell.p50_spread is None or cell.runs == 1 else range_text(cell.p50, *cell.p50_spread),
         NONE if cell.p95 is None else seconds_text(cell.p95),
         NONE if cell.p99 is None else seconds_text(cell.p99),
         f"{cell.throughput:,.0f}",
@@ -92,10 +94,17 @@ def _row(cell: Cell) -> tuple[str, ...]:
 
 def _fastest(cells: Sequence[Cell]) -> Iterable[str]:
     for use_case, (paradigm, times) in winners(cells).items():
+        doubt = ", from too few runs to rely on" if _runs(cells, use_case) < MIN_RUNS else ""
         if times >= CLEARLY:
-            yield f"{USE_CASE_NAMES[use_case]}: {NAMES[paradigm]} has {times:.1f} times less latency than the next"
+            said = f"{NAMES[paradigm]}: {times:.1f} times less latency than the next{doubt}"
         else:
-            yield f"{USE_CASE_NAMES[use_case]}: no clear difference in latency ({NAMES[paradigm]}, {times:.2f} times)"
+            said = f"no clear difference in latency ({NAMES[paradigm]}, {times:.2f} times{doubt})"
+        yield f"{USE_CASE_NAMES[use_case]}: {said}"
+
+
+def _runs(cells: Sequence[Cell], use_case: UseCase) -> int:
+    """Return how many runs the point with the fewest has."""
+    return min(cell.runs for cell in cells if cell.use_case is use_case)
 
 
 def _deaths(cells: Sequence[Cell]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from tertulia.compare.results import Measured, Paradigm, StageResult
 from tertulia.compare.units import bytes_text, percent_text, seconds_text
 
-__all__ = ["conclude", "conclude_across"]
+__all__ = ["MIN_RUNS", "conclude", "conclude_across"]
 
 NOISE = 3.0  # a difference so many times as large as communication alone explains is the machine's, not the paradigm's
 
