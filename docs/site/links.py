@@ -1,4 +1,4 @@
-"""A hook of mkdocs: what the guide links to in the repository becomes a page of the site, so that no link leaves it.
+"""Hooks of mkdocs: what the guide links to in the repository becomes a page of the site, so that no link leaves it.
 
 The pages are written so that their links also work where the repository is read, as `../src/tertulia/space.py` does.
 Here each file outside `docs` that a page links to gets a page below `source/`: Markdown as it is, anything else as
@@ -12,6 +12,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +21,7 @@ LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#]+)(?P<rest>#[^)\s]*)?(?=[)\s])")
 ROOMS = {"howto": "How to", "reference": "Reference"}  # folders, and what they are called in the table of contents
 FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 LANGUAGES = {".py": "python", ".toml": "toml", ".csv": "text", ".txt": "text", ".yml": "yaml", "": "make"}
+FETCHED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["']?https?://[^>]*>""")
 LARGEST = 200_000  # bytes of a file that becomes a page; what is larger is no text to read
 
 
@@ -62,6 +64,14 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         return os.path.relpath(_uri(target), here) + (link["rest"] or "")
 
     return "".join(part if part.startswith("```") else LINK.sub(moved, part) for part in FENCE.split(markdown))
+
+
+def on_post_build(*, config: Any) -> None:
+    """Fail if a page would fetch anything from elsewhere when it is read."""
+    for page in sorted(Path(config["site_dir"]).rglob("*.html")):
+        found = FETCHED.search(page.read_text(encoding="utf-8"))
+        if found is not None:
+            raise PluginError(f"{page.name} would fetch something from elsewhere: {found[0]}")
 
 
 def _listed(nav: Any) -> set[str]:
