@@ -151,7 +151,8 @@ class Reader:
     async def _stop(self) -> None:
         """Stop what has gone on until now, and see that it does."""
         for process in self.lasting:
-            os.kill(process.pid, signal.SIGTERM)
+            if process.returncode is None:
+                os.kill(process.pid, signal.SIGTERM)
         for process in self.lasting:
             printed, _ = await asyncio.wait_for(process.communicate(), LONGEST)
             assert process.returncode in (0, 143, -15), f"it ended with {process.returncode}:\n{printed.decode()}"
