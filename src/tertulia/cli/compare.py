@@ -29,14 +29,14 @@ from tertulia.compare.traces import Conversation, TraceError, check_team, read_c
 from tertulia.compare.use_cases.conducting import PartFailedError
 from tertulia.compare.workers import AgentDiedError, AgentFailedError
 from tertulia.selection.profile import ProfileError
-from tertulia.selection.requirement import MAX_PAYLOAD, UseCase
+from tertulia.selection.requirement import UseCase
 
 __all__ = ["REPORT", "Options", "run"]
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 REPORT = "report"  # the report team, among the names of use cases
 MAX_TEAM = 64  # agents: each may be a process
-MAX_PAYLOAD_HERE = 1_000_000  # bytes: what every engine takes as one value, with what is around it
+MAX_VALUE = 900_000  # bytes: every engine takes it as one value, with what is around it
 FAILURES = (
     *(ReportsDifferError, FolderChangedError, AgentFailedError, AgentDiedError, PartFailedError),
     *(NotDeliveredOnceError, TertuliaError, TimeoutError, OSError, ExceptionGroup),
@@ -231,8 +231,8 @@ def _size(options: Options) -> Size:
         if not 2 <= team <= MAX_TEAM:  # noqa: PLR2004 - it takes two
             raise UsageError(f"--team {team}: from 2 to {MAX_TEAM}")
     for payload in options.payloads:
-        if not 1 <= payload <= min(MAX_PAYLOAD_HERE, MAX_PAYLOAD):
-            raise UsageError(f"--payload {payload}: from 1 to {MAX_PAYLOAD_HERE:,} bytes")
+        if not 1 <= payload <= MAX_VALUE:
+            raise UsageError(f"--payload {payload}: from 1 to {MAX_VALUE:,} bytes")
     return replace(
         size,
         teams=options.teams or size.teams,

@@ -19,7 +19,7 @@ from tertulia.compare.as_tasks import play_as_tasks
 from tertulia.compare.places import ENGINES, FreshSpace
 from tertulia.compare.teams import Played, Step, Task, Team
 from tertulia.compare.workers import Workers
-from tertulia.errors import EngineError, MissingExtraError
+from tertulia.errors import EngineError, InvalidInputError, MissingExtraError
 from tertulia.space import connect
 
 __all__ = ["AgentsAs", "PlayTeam", "Stage", "StageError", "open_stage", "stages_of"]
@@ -89,7 +89,7 @@ async def _check_server(engine: str, server: str) -> None:
     try:
         async with ENGINES[engine].open(server) as fresh, fresh() as url, connect(url, timeout=REACHED):
             return
-    except (EngineError, MissingExtraError, OSError) as error:
+    except (EngineError, InvalidInputError, MissingExtraError, OSError) as error:
         raise StageError(f"the {engine} engine cannot be used: {error}") from error
 
 
