@@ -181,9 +181,14 @@ def differences(config: dict[str, Any], subjects: Subjects) -> list[str]:
     if set(cast("list[str]", config.get("subjects") or [])) != set(subjects.stored):
         wrong.append("its subjects are others")
     wrong += [f"{name} is off" for name in _ON if not config.get(name)]
-    wrong += [f"{name} is on" for name in _OFF if config.get(name)]
+    wrong += exposures(config)
     wrong += [f"{name} is limited" for name in _UNLIMITED if (config.get(name) or 0) > 0]
     return wrong + [f"{name} is set" for name in ("mirror", "sources", "subject_delete_marker_ttl") if config.get(name)]
+
+
+def exposures(config: dict[str, Any]) -> list[str]:
+    """Return what of a stream's configuration would let who may write one subject write over others."""
+    return [f"{name} is on" for name in _OFF if config.get(name)]
 
 
 def _same(config: dict[str, Any], wanted: dict[str, Any], name: str) -> bool:

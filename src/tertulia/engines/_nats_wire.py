@@ -226,6 +226,13 @@ class Wire:
         return str(self._client.connected_server_version)
 
     @property
+    def reconnecting(self) -> tuple[list[str], int, float]:
+        """The servers that are known, how often the client tries them again (-1: for ever), and after how long."""
+        options = self._client.options
+        servers = [one.netloc for one in self._client.servers]
+        return servers, int(options["max_reconnect_attempts"]), float(options["reconnect_time_wait"])
+
+    @property
     def connected(self) -> bool:
         """Whether the server can be called now."""
         return self._up.is_set()
