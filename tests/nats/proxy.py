@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
+Way = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 class Proxy:
     """Listens on a loopback port and passes bytes on to another, both ways, unless told otherwise.
@@ -23,6 +25,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.connections = 0
+        self._closed = False
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,7 +64,9 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        self._closed = True
         self._server.close()
+        await asyncio.sleep(0)  # connections that were just taken begin, and see that it is over
         self.cut()
         for task in list(self._tasks):
             task.cancel()
@@ -73,23 +78,28 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.connections += 1
+        ends = [writer]
+        self._writers.add(writer)
         try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._to)
+            if not self._closed:
+                server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._to)
+                ends.append(server_writer)
+                self._writers.add(server_writer)
+                await self._pass_on((reader, server_writer), (server_reader, writer))
         except OSError:
-            writer.transport.abort()
-            return
-        both = (writer, server_writer)
-        self._writers.update(both)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._up(reader, server_writer))
-                group.create_task(self._down(server_reader, writer))
-        except* OSError:
             pass
         finally:
-            self._writers.difference_update(both)
-            for one in both:
+            self._writers.difference_update(ends)
+            for one in ends:
                 one.transport.abort()
+
+    async def _pass_on(self, up: Way, down: Way) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._up(*up))
+                group.create_task(self._down(*down))
+        except* OSError:
+            pass
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):

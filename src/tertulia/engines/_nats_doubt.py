@@ -34,17 +34,17 @@ def telling(batch: Sequence[Write]) -> list[Write]:
     return [one for one in batch if one.op and one.expected is not None and not one.check][:ASKED]
 
 
-def judge(batch: Sequence[Write], found: Mapping[str, Found], subjects: Subjects) -> Verdict:
+def judge(batch: Sequence[Write], found: Mapping[str, Found], subjects: Subjects, before: int) -> Verdict:
     """Tell from what their subjects hold, all read at one moment, whether these writes were stored, as they all were.
 
     Subjects never go back to a sequence. So one that still holds what was there before, or what somebody else put
     directly over that, shows that nothing was stored; one that holds this operation's message, or a later state of a
-    message that this operation brought, that all was.
+    message that this operation brought, that all was. `before`: a sequence that had been reached before the first try.
     """
     verdict = Verdict(Fate.UNKNOWN)
     for place, one in enumerate(batch):
         if one.op and one.expected is not None and not one.check:
-            sequence = _stored_at(one, found.get(one.subject), subjects)
+            sequence = _stored_at(one, found.get(one.subject), subjects, before)
             if sequence is not None and sequence > 0:
                 return Verdict(Fate.STORED, sequence + len(batch) - 1 - place)
             if sequence == 0:
@@ -52,11 +52,11 @@ def judge(batch: Sequence[Write], found: Mapping[str, Found], subjects: Subjects
     return verdict
 
 
-def _stored_at(one: Write, found: Found | None, subjects: Subjects) -> int | None:
+def _stored_at(one: Write, found: Found | None, subjects: Subjects, before: int) -> int | None:
     """Return the sequence that a write got, 0 when it was not stored, None when this does not tell."""
     if found is None:
         return None if one.expected else 0
-    if found.seq == one.expected:
+    if found.seq == one.expected or found.seq <= before:
         return 0
     head = decode_head(found.data)
     if head.op == one.op:

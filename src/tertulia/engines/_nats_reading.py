@@ -38,6 +38,7 @@ class Reader:
         self.wire = wire
         self.subjects = subjects
         self.single = False  # one replica, which answers every read itself
+        self.reached = 0  # a sequence that the stream has certainly reached
         self._timeout = settings.timeout
         self._stream = subjects.stream
         self._eventual = settings.consistency == "eventual"
@@ -59,13 +60,17 @@ class Reader:
         headers: dict[str, str] = answer.headers or {}
         if STATUS in headers:
             return check_nothing(headers)
-        return Found(subject, int(headers["Nats-Sequence"]), answer.data, headers["Nats-Time-Stamp"])
+        found = found_in(answer)
+        self.reached = max(self.reached, found.seq)
+        return found
 
     async def _get_from_leader(self, request: dict[str, Any], stream: str = "") -> Found | None:
         subject = f"$JS.API.STREAM.MSG.GET.{stream or self._stream}"
         answer = await self.wire.call(subject, encode_request(request))
         got = decode_got(answer.data)
         if got.message is not None:
+            if not stream:
+                self.reached = max(self.reached, got.message.seq)
             return Found(got.message.subject, got.message.seq, got.message.data)
         if got.error is not None and got.error.err_code == NOT_FOUND:
             return None

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from tertulia.engines._nats_doubt import Fate, Verdict
-from tertulia.engines._nats_store import Store
+from tertulia.engines._nats_store import Store, Trial
 from tertulia.engines._nats_stream import Found, Write
 from tertulia.engines._nats_wire import Patience, Unanswered
 from tertulia.errors import EngineError, EngineUnavailableError, UnsupportedError
@@ -125,9 +125,9 @@ class RestrictedStore(Store):
                     found.append(one)
         return found
 
-    async def _verdict(self, batch: Sequence[Write], patience: Patience) -> Verdict:
+    async def _verdict(self, batch: Sequence[Write], trial: Trial) -> Verdict:
         """Find out whether these writes were stored; a replica that lags cannot tell that they were not."""
-        verdict = await super()._verdict(batch, patience)
+        verdict = await super()._verdict(batch, trial)
         return Verdict(Fate.UNKNOWN) if verdict.fate is Fate.NOT_STORED and not self.single else verdict
 
 

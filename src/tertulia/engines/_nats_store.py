@@ -25,13 +25,14 @@ OPEN_BATCHES = 8  # of this handle at once: the server takes 50 of all
 BEHIND = 3  # times that a refusal by a server that is behind is not believed; then what is relied on has really gone
 
 
-class _Trial:
+class Trial:
     """What has come of trying to store something so far. `suspect`: a refusal may have been a stale leader's."""
 
-    __slots__ = ("attempts", "behind", "patience", "suspect")
+    __slots__ = ("attempts", "before", "behind", "patience", "suspect")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, before: int) -> None:
         self.patience = Patience(seconds)
+        self.before = before
         self.attempts = 0
         self.behind = 0
         self.suspect = False
@@ -60,7 +61,7 @@ class Store(Reader):
 
     async def _insist(self, batch: Sequence[Write], publish: Callable[[int], Awaitable[int]]) -> int:
         """Publish until there is an answer that can be relied upon."""
-        trial = _Trial(self._timeout)
+        trial = Trial(self._timeout, self.reached)
         while True:
             trial.attempts += 1
             try:
@@ -74,7 +75,7 @@ class Store(Reader):
                     return last
                 raise
 
-    async def _is_final(self, wrong: WrongSequence, batch: Sequence[Write], trial: _Trial) -> bool:
+    async def _is_final(self, wrong: WrongSequence, batch: Sequence[Write], trial: Trial) -> bool:
         """Tell whether a refusal stands, or the same is to be tried again after a moment."""
         if wrong.busy and (trial.patience.doubt or not self.single):  # perhaps with an earlier try at this very write
             if trial.patience.left <= 0:
@@ -89,7 +90,7 @@ class Store(Reader):
             return False
         return True
 
-    async def _stored_after_all(self, batch: Sequence[Write], trial: _Trial) -> int | None:
+    async def _stored_after_all(self, batch: Sequence[Write], trial: Trial) -> int | None:
         """Return the last sequence, if an earlier try was stored, or None if none was.
 
         Raises OutcomeUnknownError when others have written over what could tell.
@@ -97,16 +98,17 @@ class Store(Reader):
         in_doubt = trial.patience.doubt or trial.suspect
         if not in_doubt and (self.single or len(batch) == 1):
             return None
-        verdict = await self._verdict(batch, trial.patience)
+        verdict = await self._verdict(batch, trial)
         if in_doubt and not self.single and verdict.fate is Fate.NOT_STORED:
             await asyncio.sleep(PAUSE)  # and look again: whoever refused it may have answered this, too
-            verdict = await self._verdict(batch, trial.patience)
+            verdict = await self._verdict(batch, trial)
         if verdict.fate is Fate.UNKNOWN and trial.patience.doubt:
             raise trial.patience.given_up()
         return verdict.last or None
 
-    async def _verdict(self, batch: Sequence[Write], patience: Patience) -> Verdict:
+    async def _verdict(self, batch: Sequence[Write], trial: Trial) -> Verdict:
         """Find out from what is stored now whether these writes were."""
+        patience = trial.patience
         subjects = [one.subject for one in telling(batch)]
         try:
             if len(subjects) == 1:
@@ -117,7 +119,7 @@ class Store(Reader):
         except EngineUnavailableError as error:
             patience.doubt = True
             raise patience.given_up() from error
-        return judge(batch, {one.subject: one for one in found}, self.subjects)
+        return judge(batch, {one.subject: one for one in found}, self.subjects, trial.before)
 
     async def _publish(
         self, subject: str, data: bytes, headers: dict[str, str] | None, before: Sequence[Unanswerable] = ()
@@ -125,6 +127,7 @@ class Store(Reader):
         answer = await self.wire.call(subject, data, headers, before=before)
         ack = decode_ack(answer.data)
         if ack.error is None:
+            self.reached = max(self.reached, ack.seq)
             return ack.seq
         raise failure_of(ack.error, alone=self.single)
 

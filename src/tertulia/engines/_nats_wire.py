@@ -27,7 +27,7 @@ from tertulia.errors import (
 )
 
 ATTEMPT = 1.0  # seconds until a call that got no answer is tried again; to miss a leader and elect one takes 4 to 9
-BRIEF = 0.25  # the same for the first try at what any replica may answer: the next to be asked may not stand still
+BRIEF = 0.1  # the same for the first try at what any replica may answer: the next to be asked may not stand still
 PROBE = 1.0  # seconds for the server to answer a ping before the connection is taken for dead
 RECONNECT_WAIT = 0.1  # seconds between attempts at one server: well within the 2 s in which watches are to resume
 REOPEN_WAIT = 0.5  # seconds between attempts at a new connection, after the server closed the last one for good

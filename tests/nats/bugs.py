@@ -1,0 +1,107 @@
+"""Bugs that the NATS engine might have. Each is planted by a function, whose name says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tertulia.engines import _nats_commit, _nats_mail, _nats_store, _nats_watch, _nats_wire, nats
+from tertulia.errors import EngineUnavailableError, OutcomeUnknownError
+
+Patch = pytest.MonkeyPatch
+Bug = Callable[[Patch], None]
+
+
+def _nothing(*_: Any, **__: Any) -> None: ...
+
+
+# --- what is acknowledged ---
+
+
+def writes_are_acknowledged_before_the_server_has_acknowledged_them(patch: Patch) -> None:
+    async def publish(self: Any, subject: str, data: bytes, headers: dict[str, str] | None) -> int:
+        await self.wire.publish(subject, data, headers)
+        return 1_000_000
+
+    patch.setattr(_nats_store.Store, "_publish", publish)
+
+
+def unknown_outcomes_are_taken_for_failures(patch: Patch) -> None:
+    patch.setattr(_nats_wire.Patience, "given_up", lambda self: EngineUnavailableError(self.why))
+
+
+def unknown_outcomes_are_taken_for_successes(patch: Patch) -> None:
+    sound = _nats_store.Store.write
+
+    async def write(self: Any, one: Any) -> int:
+        try:
+            return await sound(self, one)
+        except OutcomeUnknownError:
+            return 1_000_000
+
+    patch.setattr(_nats_store.Store, "write", write)
+
+
+def lost_acknowledgements_are_not_looked_into(patch: Patch) -> None:
+    async def stored_after_all(*_: Any) -> None: ...
+
+    patch.setattr(_nats_store.Store, "_stored_after_all", stored_after_all)
+
+
+def refusals_of_a_leader_that_was_stopped_are_believed(patch: Patch) -> None:
+    async def is_final(*_: Any) -> bool:
+        return True
+
+    patch.setattr(_nats_store.Store, "_is_final", is_final)
+
+
+def batches_are_written_one_by_one(patch: Patch) -> None:
+    async def write_all(self: Any, batch: Any, _: str) -> int:
+        return [await self.write(one) for one in batch][-1]
+
+    patch.setattr(_nats_store.Store, "write_all", write_all)
+
+
+# --- messages ---
+
+
+def settled_ids_are_forgotten(patch: Patch) -> None:
+    patch.setattr(_nats_commit._Plan, "_is_remembered", lambda *_: False)  # noqa: SLF001 - where the bug is
+
+
+def settling_does_not_look_at_who_was_faster(patch: Patch) -> None:
+    sound = _nats_store.Write.headers
+
+    def headers(self: Any) -> dict[str, str] | None:
+        if ".mbx." in self.subject:
+            self.expected = None
+        return sound(self)
+
+    patch.setattr(_nats_store.Write, "headers", headers)
+
+
+def mailboxes_are_not_looked_at_after_a_reconnect(patch: Patch) -> None:
+    patch.setattr(_nats_mail.Mail, "expire", _nothing)
+
+
+# --- watches ---
+
+
+def watches_do_not_resume(patch: Patch) -> None:
+    patch.setattr(nats, "resume_all", _nothing)
+
+
+def watches_end_when_no_server_answers_for_a_while(patch: Patch) -> None:
+    async def catch_up(self: Any) -> None:
+        try:
+            await self._catch_up()
+        except EngineUnavailableError as error:
+            self._fail(error)
+
+    patch.setattr(_nats_watch.WatchStream, "_catch_up_logged", catch_up)
+
+
+def watches_do_not_notice_what_they_missed(patch: Patch) -> None:
+    patch.setattr(_nats_watch.WatchStream, "_follows", lambda *_: True)
