@@ -126,7 +126,7 @@ encode_request = msgspec.json.Encoder().encode
 def found_in(answer: Any) -> Found:
     """Return the message in an answer to a direct get."""
     headers = answer.headers
-    return Found(headers["Nats-Subject"], int(headers["Nats-Sequence"]), answer.data)
+    return Found(headers["Nats-Subject"], int(headers["Nats-Sequence"]), answer.data, headers["Nats-Time-Stamp"])
 
 
 def check_nothing(headers: dict[str, str]) -> None:
