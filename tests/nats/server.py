@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import itertools
 import json
+import os
 import shutil
 import signal
 import socket
@@ -143,9 +144,10 @@ class Server:
             self._stopped = False
 
     def pause(self) -> None:
-        """Stop the process where it is."""
+        """Stop the process where it is, and wait until all its threads stand still."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
         self._stopped = True
 
     def resume(self) -> None:

@@ -107,10 +107,18 @@ class Reader:
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
 
-    async def _at_once(self, filters: Sequence[str], newest: int, patience: Patience) -> tuple[list[Found], int] | None:
-        """Return them, or None where there are too many. The check subject is always there, and so is an answer."""
-        wanted = [*filters, self.subjects.check]
-        answers = await self._collect(self._direct, {"multi_last": wanted, "max_bytes": PAGE_BYTES}, patience)
+    async def _at_once(
+        self, filters: Sequence[str], newest: int, patience: Patience, *, after: int = 0
+    ) -> tuple[list[Found], int] | None:
+        """Return what they hold that was stored after a sequence, and the sequence that this is the state of.
+
+        None where that is too much for one answer. The check subject is always there, and so is an answer. Raises
+        Unanswered where whoever answers has not come as far as `newest`.
+        """
+        request: dict[str, Any] = {"multi_last": [*filters, self.subjects.check], "max_bytes": PAGE_BYTES}
+        if after:
+            request["seq"] = after + 1
+        answers = await self._collect(self._direct, request, patience)
         end = answers.pop().headers
         if end[STATUS] == "413" or end.get("Nats-Num-Pending", "0") != "0":
             return None
@@ -136,38 +144,66 @@ class Reader:
                 upto = max(upto, found.seq)
         return list(states.values()), upto
 
-    async def after(self, sequence: int, one: str, *, stream: str = "") -> list[Found]:
+    async def after(self, sequence: int, one: str, *, reach: int = 0, stream: str = "") -> list[Found]:
         """Return all that is stored after a sequence under subjects that match, in that order, to the very end.
 
-        Replicas answer, each as far as it has come; that this was the end is made sure of with the leader: either it
-        has nothing more, or the last page's replica had come as far as any asked before. `stream`: another one.
+        With several replicas that is the end as the leader knows it when this begins, or at least as far as `reach`: a
+        leader that is new, or does not know that it no longer is one, may have less than was acknowledged. `stream`:
+        another one, of which it is enough what any replica has.
         """
         patience = Patience(self._timeout)
         found: list[Found] = []
-        newest = -1  # what the leader had after all pages before this one
-        while True:
+        more = True
+        while more and (self.single or stream):
             try:
                 page, more = await self._page(sequence, one, stream or self._stream, patience)
+            except Unanswered as lost:
+                await self._retry_read(patience, lost)
+            else:
+                found += page
+                sequence = page[-1].seq if page else sequence
+                patience = Patience(self._timeout)
+        return found if self.single or stream else await self._after_by_replicas(sequence, one, reach)
+
+    async def _after_by_replicas(self, sequence: int, one: str, reach: int) -> list[Found]:
+        """The same where each request may be answered by another replica, which has come more or less far.
+
+        All that is new at one moment, from a replica that has come far enough, if that is not too much for one answer;
+        else in pages. A replica has come far enough if it has all that any has had that was asked before.
+        """
+        patience = Patience(self._timeout)
+        found: list[Found] = []
+        reach = reach or await self.last_sequence()
+        newest, more = 0, False  # what the leader had after all pages so far, where that is known
+        while True:
+            try:
+                if not more:
+                    tail = await self._at_once((one,), max(reach, newest), patience, after=sequence)
+                    if tail is not None:
+                        return [*found, *tail[0]]
+                page, more = await self._page(sequence, one, self._stream, patience)
                 if page:
                     found += page
                     sequence = page[-1].seq
                     patience = Patience(self._timeout)
                 if more:
-                    newest = -1
-                elif self.single or (page and 0 <= newest <= sequence):
+                    newest = 0
+                elif page and newest and sequence >= max(reach, newest):
                     return found
                 elif page:
-                    newest = (await self.info(stream)).state.last_seq
-                    if newest == sequence:
-                        return found
-                else:
-                    last = await self._get_from_leader({"seq": sequence + 1, "next_by_subj": one}, stream)
-                    if last is None:
-                        return found
+                    newest = await self.last_sequence()
+                elif (last := await self._next_by_leader(sequence, one, reach)) is not None:
                     found.append(last)
-                    sequence, newest = last.seq, -1
+                    sequence, newest = last.seq, 0
+                else:
+                    return found
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
+
+    async def _next_by_leader(self, sequence: int, one: str, reach: int) -> Found | None:
+        if await self.last_sequence() < reach:
+            raise Unanswered("the leader of the stream has not come so far", sent=False)
+        return await self._get_from_leader({"seq": sequence + 1, "next_by_subj": one})
 
     async def first(self, one: str, count: int) -> list[Found]:
         """Return the first messages, by sequence, under subjects that match; a replica may answer."""

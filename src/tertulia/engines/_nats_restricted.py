@@ -66,11 +66,13 @@ class RestrictedStore(Store):
                 return found, upto
         raise EngineUnavailableError("what is read is written by too many others at once")
 
-    async def after(self, sequence: int, one: str, *, stream: str = "") -> list[Found]:
+    async def after(self, sequence: int, one: str, *, reach: int = 0, stream: str = "") -> list[Found]:
         """Return all that is stored after a sequence under subjects that match, in that order, to the very end."""
         if stream:
             raise UnsupportedError("the history of a space cannot be granted in parts, so this agent cannot read it")
-        found, _ = await self.many((one,))
+        found, upto = await self.many((one,))
+        if upto < reach:
+            raise EngineUnavailableError("the leader of the stream has not come so far")
         return sorted([each for each in found if each.seq > sequence], key=lambda each: each.seq)
 
     async def first(self, one: str, count: int) -> list[Found]:

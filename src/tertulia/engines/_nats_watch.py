@@ -28,6 +28,7 @@ SEEN = 10_000  # keys whose last change is remembered until the next look; with 
 RETRIES = 5  # looks for what is missing, while its writer may still be sending it to the history
 RETRY = 0.05  # seconds between them, doubling
 AGAIN = 0.1  # seconds between tries to resume, each of which waits for the server itself
+BACK = 100  # such tries for which a leader may have less than was seen before: ten seconds
 WATCHED_ENDS = 1_000  # keys that were there before a watch whose ends it looks after: what one request reads
 
 News = tuple[int, str, KeyState]
@@ -69,6 +70,7 @@ class WatchStream:
         self._waiter: asyncio.Future[None] | None = None
         self._work: asyncio.Task[Any] | None = None
         self._again = False
+        self._back = 0
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self, after: int | None) -> None:
@@ -192,11 +194,12 @@ class WatchStream:
 
     async def _read_on(self) -> None:
         revision = await self._store.last_sequence()
-        if revision < self._whole:  # the server has lost what it had acknowledged: revisions may repeat
-            self._fail(WatchLaggedError(self.pattern, self._last))
+        if revision < self._whole:
+            self._went_back()
             return
+        self._back = 0
         for attempt in range(RETRIES if self._history.is_kept else 1):
-            news = await self._missed(with_history=attempt > 0)
+            news = await self._missed(revision, with_history=attempt > 0)
             if news is not None:
                 break
             await asyncio.sleep(RETRY * 2**attempt if attempt else 0.0)
@@ -209,11 +212,21 @@ class WatchStream:
         self._whole = max(self._whole, revision, self._newest if self._store.single else 0)
         self._seen = {key: seq for key, seq in self._seen.items() if seq > self._whole}
 
-    async def _missed(self, *, with_history: bool) -> list[News] | None:
+    def _went_back(self) -> None:
+        """Take in that the leader has less than was seen; a new one may have it in a moment.
+
+        Else the servers have lost what they had acknowledged, and revisions may repeat.
+        """
+        self._back += 1
+        if not self._store.single and self._back < BACK:
+            raise EngineUnavailableError("the leader of the stream has not come so far")
+        self._fail(WatchLaggedError(self.pattern, self._last))
+
+    async def _missed(self, revision: int, *, with_history: bool) -> list[News] | None:
         """Return the changes that are not known yet, in order, or None when some are missing."""
         known = dict(self._seen)
         found: dict[int, tuple[str, KeyState]] = {}
-        for one in await self._store.after(self._whole, self._filter):
+        for one in await self._store.after(self._whole, self._filter, reach=revision):
             key = self._store.subjects.key_of(one.subject)
             if self.matches(key):
                 found[one.seq] = (key, key_state(key, one.data))
