@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tertulia.cli import dead_letters, memory, messages, nats
+from tertulia.cli import dead_letters, memory, messages, nats, workspace
 from tertulia.cli.doctor import doctor
 from tertulia.cli.run import run as run_agents
 
@@ -228,5 +228,6 @@ app.command()(messages.listen)
 app.command()(messages.inbox)
 app.command("agents")(messages.list_agents)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(workspace.app, name="workspace")
 app.command()(doctor)
 app.add_typer(nats.app, name="nats")

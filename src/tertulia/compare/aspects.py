@@ -152,7 +152,11 @@ def _scalability(cells: Sequence[Cell]) -> str:
     latency = _mean_ratio(pairs, lambda cell: cell.p50)
     throughput = _mean_ratio(pairs, lambda cell: cell.throughput)
     smallest, largest = min(first.agents for first, _ in pairs), max(last.agents for _, last in pairs)
-    return f"from {smallest} to {largest} agents: latency ×{latency:.2g}, throughput ×{throughput:.2g}"
+    return f"from {smallest} to {largest} agents: latency ×{_times(latency)}, throughput ×{_times(throughput)}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2g}"  # noqa: PLR2004 - where two digits would need a power
 
 
 def _mean_ratio(pairs: Sequence[tuple[Cell, Cell]], figure: Callable[[Cell], float]) -> float:

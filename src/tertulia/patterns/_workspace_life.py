@@ -17,6 +17,9 @@ _OPEN = b"open"
 _ARCHIVED = b"archived"
 _REMOVING = b"removing"
 
+STATES = {_OPEN: "open", _ARCHIVED: "archived"}
+"""What the state's key holds of a workspace that there is, and what it means."""
+
 
 class WorkspaceLife:
     """The state of one workspace, kept under one key that changes with nothing else.

@@ -134,8 +134,11 @@ class _Adviser:
         profile = self._profile
         if profile.own:
             return words.say("own", made_at=profile.made_at)
-        machine = f"{profile.machine.processor}, {profile.machine.cores} cores"
-        return words.say("shipped", machine=machine, made_at=profile.made_at)
+        machine = profile.machine
+        parts = [machine.processor, words.say("cores", cores=machine.cores)]
+        if machine.load is not None:
+            parts.append(words.say("load", load=f"{machine.load:g}"))
+        return words.say("shipped", machine=", ".join(parts), made_at=profile.made_at)
 
 
 def _times(choice: Choice) -> float:

@@ -48,7 +48,10 @@ _SENTENCES = {
         "other_engine": "the {engine} engine was not measured; these are figures of {figures_from}: "
         "run 'tertulia compare --engine {engine}'",
         "own": "measured here on {made_at}",
-        "shipped": "measured on another machine ({machine}) on {made_at}; 'tertulia compare' measures yours",
+        "shipped": "the profile that comes with the package, measured on another machine ({machine}) on {made_at}; "
+        "'tertulia compare' measures yours",
+        "cores": "{cores} cores",
+        "load": "load {load}",
         "rule": "The rule of thumb for {use_case} is {paradigm}; the measurement {agrees}.",
         "agrees": "agrees",
         "disagrees": "does not agree",
@@ -72,7 +75,10 @@ _SENTENCES = {
         "other_engine": "el motor {engine} no se ha medido; las cifras son de {figures_from}: "
         "ejecute 'tertulia compare --engine {engine}'",
         "own": "medido aquí el {made_at}",
-        "shipped": "medido en otra máquina ({machine}) el {made_at}; 'tertulia compare' mide la suya",
+        "shipped": "el perfil que viene con el paquete, medido en otra máquina ({machine}) el {made_at}; "
+        "'tertulia compare' mide la suya",
+        "cores": "{cores} núcleos",
+        "load": "carga {load}",
         "rule": "La regla general para {use_case} es {paradigm}; la medición {agrees}.",
         "agrees": "coincide",
         "disagrees": "no coincide",
