@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import file_memory, file_messages, file_requests, growth, memory, nats_space, requests, streams
+from bench import file_memory, file_messages, file_requests, growth, memory, nats_space, requests, router, streams
 from bench.machine import describe_machine
 from bench.report import as_json, print_report
 from bench.rows import Row
@@ -25,6 +25,7 @@ ROWS: tuple[Row, ...] = (
     *file_requests.ROWS,
     *nats_space.ROWS,
     *growth.ROWS,
+    *router.ROWS,
 )
 
 

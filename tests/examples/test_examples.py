@@ -44,6 +44,16 @@ EXPECTED = {
         dead letter: \{'type': 'task', 'numbers': \[\]\} - ZeroDivisionError: division by zero
         dead letter: sing a song - I do not do 'sing a song'
     """,
+    "router_on_conversations.py": r"""
+        3 conversations, 36 turns, heard 70 times, each as it was said
+        \d+ by message, \d+ by pointer
+        agent-1-2 to agent-1-0, .*: about 34,450 bytes for 4 by (message|pointer), because .*
+        \s+message: [\d.,]+ µs = [\d.,]+ µs of calls \+ 137,800 bytes written and 137,800 read at 1 ns \(.*\)
+        \s+pointer: [\d.,]+ µs = [\d.,]+ µs of calls \+ [\d,]+ bytes written and 137,800 read at 1 ns \(.*\)
+        \s+memory: ruled out, receivers are to be told; latency='relaxed' would allow it
+        \s+request: ruled out, no reply is wanted
+        agent-0-0 to agent-0-1: about 13 bytes for 1 by pointer, because a hint names the channel
+    """,
     "one_commit.py": r"""
         auditor reads: 20 booked
         auditor reads: 3 booked

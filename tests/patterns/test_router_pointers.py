@@ -426,7 +426,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_a_copy_is_deleted_exactly_when_nobody_points_at_it_any_more(moves: list[tuple[str, int]]) -> None:
     ledger = Ledger()
     pointers: dict[str, int] = {}

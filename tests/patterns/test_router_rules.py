@@ -59,6 +59,7 @@ def test_every_engine_has_a_line_for_every_channel_and_none_goes_down() -> None:
 
 
 @given(st.sampled_from([MESSAGE, POINTER, MEMORY]), sizes, readers, st.floats(*SPEED_RANGE))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_an_estimate_grows_with_size_and_readers_and_is_what_its_parts_say(
     channel: int, size: int, receivers: int, speed: float
 ) -> None:
@@ -69,6 +70,7 @@ def test_an_estimate_grows_with_size_and_readers_and_is_what_its_parts_say(
 
 
 @given(sizes, readers)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_a_pointer_writes_a_content_once_and_a_message_for_everybody(size: int, receivers: int) -> None:
     assert ask(MESSAGE, Seen(), size, receivers)[1] == size * receivers
     assert ask(POINTER, Seen(), size, receivers)[1] == ask(MEMORY, Seen(), size, receivers)[1] == size
@@ -76,7 +78,7 @@ def test_a_pointer_writes_a_content_once_and_a_message_for_everybody(size: int, 
 
 
 @given(st.floats(0.1, OUTLIER), st.lists(st.integers(1_000, 4_000), min_size=50, max_size=120))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 def test_what_a_call_really_takes_is_soon_believed(factor: float, found: list[int]) -> None:
     seen = Seen()
     for size in found:
@@ -96,7 +98,7 @@ def test_one_call_that_took_very_long_is_no_more_than_an_outlier() -> None:
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=300, max_size=400), st.floats(1e-6, 1.0))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
 def test_what_was_long_ago_fades(old: list[float], new: float) -> None:
     seen = Seen()
     for seconds in old:
@@ -108,6 +110,7 @@ def test_what_was_long_ago_fades(old: list[float], new: float) -> None:
 
 
 @given(st.integers(0, 400), st.integers(0, 2_000))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_reads_are_taken_for_granted_until_they_are_seen_or_not(written: int, reads: int) -> None:
     seen = Seen(reads=float(reads), readable=float(written))
     assert ask(MEMORY, Seen())[2] == pytest.approx(1_000)
@@ -116,6 +119,7 @@ def test_reads_are_taken_for_granted_until_they_are_seen_or_not(written: int, re
 
 
 @given(costs, st.integers(0, 1_000))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_the_choice_is_the_cheapest_that_is_open_or_explores_what_is_not_much_dearer(
     given: list[float | None], routes: int
 ) -> None:
@@ -145,6 +149,7 @@ def test_exploring_takes_the_channel_of_which_least_is_known() -> None:
 
 
 @given(st.lists(st.floats(0.01, 100.0), max_size=100))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_a_channel_s_speed_stays_within_what_is_believable(factors: list[float]) -> None:
     seen = Seen()
     assert speed_of(seen) == 1.0
@@ -154,6 +159,7 @@ def test_a_channel_s_speed_stays_within_what_is_believable(factors: list[float])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(1e-6, 1.0)), max_size=60), st.integers(0, 60))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_what_two_processes_have_seen_adds_up_to_what_one_would(moves: list[tuple[int, float]], cut: int) -> None:
     parts = [new_cell(), new_cell()]
     whole = new_cell()
@@ -199,7 +205,7 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.f
 
 
 @given(st.recursive(scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner))))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_any_plain_value_has_a_size(value: Any) -> None:
     assert estimated_size(value) > 0
 

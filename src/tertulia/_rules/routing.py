@@ -17,9 +17,9 @@ from msgspec import Struct
 MESSAGE, POINTER, MEMORY, REQUEST = range(4)
 CHANNELS = 4
 
-PRIOR = 4.0  # observations that the measured lines count for, against those of a cell
+PRIOR = 8.0  # observations that the measured lines count for: the first calls of a process are slower than later ones
 MEMORY_OF = 64.0  # observations; at twice as many all count half, so that what has changed is soon believed
-OUTLIER = 5.0  # times what was expected: one call that met a checkpoint says no more than that
+OUTLIER = 2.5  # times what was expected: one call that met a checkpoint says no more than that
 EXPLORE_EVERY = 50  # routes of a cell, one of which tries another channel: two in a hundred
 WORTH_EXPLORING = 2.0  # times the cheapest: with the above, exploring costs 2 % at the very worst
 READ_PRIOR = 2.0  # receivers that are taken to read what is only written, until reads are seen
@@ -138,7 +138,8 @@ def estimate(
         written = size
     elif channel == POINTER:
         written = size * (PRIOR * size + seen.written) / (PRIOR * size + seen.nominal) if size else 0.0
-    seconds = (predicted + reads * (line.read + line.read_per_byte * size)) * factor
+    # Of the receivers' calls nothing is seen here: they are taken to be off by as much as the channel is as a whole.
+    seconds = predicted * factor + reads * (line.read + line.read_per_byte * size) * speed
     read = size * reads
     return seconds, written, read, seconds + price * (written + read), seen.routes + seen.pinned
 
