@@ -86,7 +86,7 @@ def test_one_use_case_alone_makes_no_profile_of_which_the_others_are_missing(hom
 
     assert "no profile was written: it would know nothing about state_sharing, event_streaming" in done.stderr
     assert not (home / OWN_PROFILE).exists()
-    assert "request response, 2 agents, 100 B" in done.stdout
+    assert "request response, 2 × 100 B" in done.stdout
     assert "caching" not in done.stdout
 
 
@@ -123,7 +123,7 @@ def test_what_was_measured_before_it_was_stopped_is_shown(home: Path, number: si
     out, errors = process.communicate(timeout=LONGEST)
 
     assert process.returncode == code, errors
-    assert "caching, 2 agents, 1.00 kB" in out
+    assert "caching, 2 × 1.00 kB" in out
     assert errors.splitlines()[-1].startswith("tertulia compare: stopped; this is what was measured until then")
     found = figures(home / "all.json")
     assert found.complete is False
@@ -159,7 +159,7 @@ def test_a_folder_of_conversations_is_replayed_and_summed_up(home: Path):
         (home / "talks" / f"{name}.json").write_text(json.dumps(TALK), encoding="utf-8")
     done = compare("--trace", "talks", "--engine", "memory", "--repeat", "2")
 
-    assert "memory, tasks: messages " in done.stdout
+    assert "read by an agent" in done.stdout
     assert "bytes read by" not in done.stdout
 
 

@@ -156,7 +156,7 @@ def _scalability(cells: Sequence[Cell]) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2g}"  # noqa: PLR2004 - where two digits would need a power
+    return f"{ratio:,.0f}" if ratio >= 99.5 else f"{ratio:.2g}"  # noqa: PLR2004 - where two digits would need a power
 
 
 def _mean_ratio(pairs: Sequence[tuple[Cell, Cell]], figure: Callable[[Cell], float]) -> float:

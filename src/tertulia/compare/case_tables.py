@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, median
 
 from rich import box
@@ -14,12 +14,14 @@ from tertulia.compare.aspects import CLEARLY, NAMES, NONE, USE_CASE_NAMES, winne
 from tertulia.compare.comparison import CourseTable, stages_in
 from tertulia.compare.conclusion import MIN_RUNS
 from tertulia.compare.replay import Replayed
+from tertulia.compare.results import Spread
 from tertulia.compare.units import bytes_text, range_text, seconds_text
 from tertulia.selection.profile import Cell
 from tertulia.selection.requirement import UseCase
 
 __all__ = ["case_parts", "course_parts", "replay_parts"]
 
+WIDE = 152  # columns that a table with all figures takes
 MOST_LISTED = 12  # agents of a conversation whose bytes are listed one by one; beyond, the mean says more
 
 
@@ -37,12 +39,42 @@ def _table(*headings: str, words: int = 1) -> Table:
 # --- Use cases -----------------------------------------------------------------------------------
 
 
-def case_parts(cells: Sequence[Cell]) -> Iterable[RenderableType]:
-    """Yield what is to be printed of the use cases: the figures, and what they say."""
+def _spread(cell: Cell) -> str:
+    return NONE if cell.p50_spread is None or cell.runs == 1 else range_text(cell.p50, *cell.p50_spread)
+
+
+Column = tuple[str, Callable[[Cell], str]]
+
+_LATENCY: tuple[Column, ...] = (
+    ("p50", lambda cell: seconds_text(cell.p50)),
+    ("p95", lambda cell: NONE if cell.p95 is None else seconds_text(cell.p95)),
+    ("p99", lambda cell: NONE if cell.p99 is None else seconds_text(cell.p99)),
+    ("units/s", lambda cell: f"{cell.throughput:,.0f}"),
+)
+_COST: tuple[Column, ...] = (
+    ("quartiles of p50", _spread),
+    ("processor", lambda cell: seconds_text(cell.cpu)),
+    ("moved", lambda cell: bytes_text(cell.bytes_moved)),
+    ("read", lambda cell: bytes_text(cell.bytes_read)),
+)
+_CONSISTENCY: tuple[Column, ...] = (
+    ("out of date", lambda cell: seconds_text(cell.staleness) if cell.staleness else NONE),
+    ("lost", lambda cell: f"{cell.lost_updates:,} of {cell.units:,}"),
+)
+
+
+def case_parts(cells: Sequence[Cell], *, width: int) -> Iterable[RenderableType]:
+    """Yield what is to be printed of the use cases: the figures, and what they say.
+
+    `width`: columns that there are; where they are few there are several tables below each other.
+    """
+    wide = width >= WIDE
+    groups = ((*_LATENCY, *_COST, *_CONSISTENCY),) if wide else (_LATENCY, _COST, _CONSISTENCY)
     for engine, agents_as, own in stages_in(cells):
         yield f"[bold]Use cases on {engine}, {agents_as}[/]"
-        yield _figures(own)
-        yield ""
+        for columns in groups:
+            yield _figures(own, columns)
+            yield ""
         yield from _fastest(own)
         yield ""
         if any(cell.faults is not None for cell in own):
@@ -51,22 +83,21 @@ def case_parts(cells: Sequence[Cell]) -> Iterable[RenderableType]:
             yield ""
     if cells:
         yield (
-            "[dim]Latency is of one unit of work as its user sees it, with the quartiles of the runs' medians; the "
+            "[dim]Latency is of one unit of work as its user sees it, the quartiles are of the runs' medians; the "
             f"others are of one unit too. {NONE}: too few samples, or one run. JSON and page have all points.[/]"
         )
 
 
-def _figures(cells: Sequence[Cell]) -> Table:
-    headings = ("p50", "quartiles", "p95", "p99", "units/s", "moved", "read", "processor", "out of date", "lost")
-    table = _table("one unit of work", *headings)
+def _figures(cells: Sequence[Cell], columns: Sequence[Column]) -> Table:
+    table = _table("agents × bytes", *(name for name, _ in columns))
     for use_case in dict.fromkeys(cell.use_case for cell in cells):
         for place in _extremes([cell for cell in cells if cell.use_case is use_case]):
             agents, payload = place
             table.add_section()
-            table.add_row(f"[bold]{USE_CASE_NAMES[use_case]}[/], {agents} agents, {bytes_text(payload)}")
+            table.add_row(f"[bold]{USE_CASE_NAMES[use_case]}[/], {agents} × {bytes_text(payload)}")
             for cell in cells:
                 if cell.use_case is use_case and (cell.agents, cell.payload) == place:
-                    table.add_row(f"  {NAMES[cell.paradigm]}", *_row(cell))
+                    table.add_row(f"  {NAMES[cell.paradigm]}", *(text(cell) for _, text in columns))
     return table
 
 
@@ -75,21 +106,6 @@ def _extremes(cells: Sequence[Cell]) -> list[tuple[int, int]]:
     agents, payloads = [cell.agents for cell in cells], [cell.payload for cell in cells]
     least, small = min(agents), min(payloads)
     return list(dict.fromkeys([(least, small), (max(agents), small), (least, max(payloads))]))
-
-
-def _row(cell: Cell) -> tuple[str, ...]:
-    return (
-        seconds_text(cell.p50),
-        NONE if cell.p50_spread is None or cell.runs == 1 else range_text(cell.p50, *cell.p50_spread),
-        NONE if cell.p95 is None else seconds_text(cell.p95),
-        NONE if cell.p99 is None else seconds_text(cell.p99),
-        f"{cell.throughput:,.0f}",
-        bytes_text(cell.bytes_moved),
-        bytes_text(cell.bytes_read),
-        seconds_text(cell.cpu),
-        seconds_text(cell.staleness) if cell.staleness else NONE,
-        f"{cell.lost_updates:,} of {cell.units:,}",
-    )
 
 
 def _fastest(cells: Sequence[Cell]) -> Iterable[str]:
@@ -144,22 +160,35 @@ def replay_parts(replays: Sequence[Replayed]) -> Iterable[RenderableType]:
     if not replays:
         return
     yield "[bold]Recorded conversations.[/] Every turn came to everybody it was for exactly once, and unchanged."
-    table = _table(
-        "",
-        *("conversations", "turns", "deliveries", "latency", "quartiles", "written", "read an agent", "the most"),
+    yield _replayed(replays)
+    yield from _readers(replays)
+    yield ""
+    yield (
+        "[dim]Latency is from when a turn was said until it was heard: the median of the conversations' medians, and "
+        "the quartiles.[/]"
     )
+
+
+def _replayed(replays: Sequence[Replayed]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("all of them", overflow="fold")
+    columns: list[tuple[str, ...]] = []
     for engine, agents_as, paradigm in dict.fromkeys((one.engine, one.agents_as, one.paradigm) for one in replays):
         own = [one for one in replays if (one.engine, one.agents_as, one.paradigm) == (engine, agents_as, paradigm)]
-        table.add_row(f"{engine}, {agents_as}: {NAMES[paradigm]}", *_replayed(own))
-    yield table
-    yield from _readers(replays)
-    yield "[dim]Latency is from when a turn was said until it was heard, with an agent on either side.[/]"
+        table.add_column(f"{engine}, {agents_as}\n{NAMES[paradigm]}", justify="right", overflow="fold")
+        columns.append(_of_all(own))
+    names = ("conversations", "turns", "turns heard", "latency", "  quartiles")
+    for name, *figures in zip(
+        (*names, "written", "read by an agent", "  by the one that read most"), *columns, strict=True
+    ):
+        table.add_row(name, *figures)
+    return table
 
 
-def _replayed(own: Sequence[Replayed]) -> tuple[str, ...]:
+def _of_all(own: Sequence[Replayed]) -> tuple[str, ...]:
     read = [size for one in own for size in one.bytes_read.values()]
     latencies = [one.p50 for one in own]
-    low, high = own[0].p50_spread if len(own) == 1 and own[0].p50_spread else (min(latencies), max(latencies))
+    low, high = own[0].p50_spread if len(own) == 1 and own[0].p50_spread else Spread.of(latencies).quartiles
     return (
         f"{len(own):,}",
         f"{sum(one.turns for one in own):,}",

@@ -22,7 +22,7 @@ def print_comparison(console: Console, comparison: Comparison, report: Path) -> 
     """Print everything to the console. `report` is where the report was written, if there is one."""
     sections: tuple[Iterable[RenderableType], ...] = (
         () if comparison.report is None else report_parts(comparison.report, report),
-        case_parts(comparison.cells),
+        case_parts(comparison.cells, width=console.width),
         replay_parts(comparison.replays),
         course_parts(comparison.tables),
     )
