@@ -6,6 +6,7 @@ import os
 import signal
 from typing import Any
 
+import apsw
 from msgspec import Struct
 
 import tertulia
@@ -60,6 +61,16 @@ async def reader(log: Log, url: str) -> None:
         after = execute("SELECT packed FROM heads WHERE name = ''").get
         execute("COMMIT")
         log.say(Said("the same" if before == after else f"{before!r}, then {after!r}"))
+
+
+async def last_one(log: Log, url: str) -> None:
+    """Stop while nobody else may open the file, as is so while the last one who used it tidies it up."""
+    connection = apsw.Connection(url.removeprefix("file:"))
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+    connection.execute("SELECT count(*) FROM heads").fetchall()
+    stop()
+    connection.close()
+    log.say(Said("closed"))
 
 
 async def holder(log: Log, url: str, mailbox: str) -> None:

@@ -128,6 +128,26 @@ async def test_closing_does_not_wait_for_a_stopped_writer(
     assert await wake(pool, worker, 1) == ["written"]
 
 
+async def test_whoever_is_slow_to_close_the_file_only_delays_those_who_open_it(pool: Pool[Said], tmp_path: Path):
+    url = f"file:{tmp_path}/space.db"
+    async with tertulia.connect(url) as space:
+        await space.memory.write("k", 1, owner="ada")
+    worker = await pool.start("last", "tests.file.stopping:last_one", url)
+    await pool.has_stopped(worker)
+
+    opening = asyncio.create_task(_read(url))
+    await asyncio.sleep(3 * _file_open.WAIT_HERE / 1000)
+    assert not opening.done()
+    assert await wake(pool, worker, 1) == ["closed"]
+    async with asyncio.timeout(PATIENCE):
+        assert await opening == 1
+
+
+async def _read(url: str) -> object:
+    async with tertulia.connect(url) as space:
+        return await space.memory.read("k", reader="ada")
+
+
 # --- a reader ---
 
 

@@ -133,7 +133,7 @@ def _acquire(lock: WriterLock, path: Path) -> None:
 
 def _open_locked(path: Path, durability: str, clock: FileClock, vfs: str | None) -> tuple[Place, apsw.Connection]:
     is_new = not path.exists()
-    connection = connect(str(path), durability, WAIT_HERE, vfs)
+    connection = connect(str(path), durability, WAIT_THERE, vfs)  # whoever closes as the last one holds it for a moment
     try:
         if executor(connection)("SELECT count(*) FROM sqlite_schema").get:
             _check_format(path, connection)
@@ -145,6 +145,7 @@ def _open_locked(path: Path, durability: str, clock: FileClock, vfs: str | None)
         _begin_boot(connection, clock)
         found = path.lstat()
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        connection.set_busy_timeout(WAIT_HERE)
         return Place(str(path), found.st_dev, found.st_ino, vfs), connection
     except BaseException:
         connection.close()
