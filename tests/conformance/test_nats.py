@@ -29,10 +29,14 @@ async def test_the_engine_keeps_the_promise(case: conformance.Case):
 
 
 def _depends_on_replicas(case: conformance.Case) -> bool:
-    """Tell whether several handles meet in a case, or commits have parts: where three servers differ from one."""
+    """Tell whether several handles meet in a case, or commits have parts: where three servers differ from one.
+
+    A campaign tries all of them on three.
+    """
     return campaign() or case.subject == "commits" or "open_again" in inspect.getsource(case.check)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("case", [case for case in CASES if _depends_on_replicas(case)], ids=str)
 async def test_the_engine_keeps_the_promise_on_three_replicas(case: conformance.Case):
     await keeps(case, shared_cluster(), "?replicas=3")

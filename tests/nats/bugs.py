@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tertulia.engines import _nats_commit, _nats_mail, _nats_store, _nats_watch, _nats_wire, nats
+from tertulia.engines import _nats_commit, _nats_mail, _nats_reading, _nats_store, _nats_watch, _nats_wire, nats
 from tertulia.errors import EngineUnavailableError, OutcomeUnknownError
 
 Patch = pytest.MonkeyPatch
@@ -55,6 +55,15 @@ def refusals_of_a_leader_that_was_stopped_are_believed(patch: Patch) -> None:
         return True
 
     patch.setattr(_nats_store.Store, "_is_final", is_final)
+
+
+def replicas_that_lag_are_believed(patch: Patch) -> None:
+    sound = _nats_reading.Reader._at_once  # noqa: SLF001 - where the bug is
+
+    async def at_once(self: Any, filters: Any, newest: int, patience: Any, *, after: int = 0) -> Any:  # noqa: ARG001 - the shape of the method
+        return await sound(self, filters, 0, patience, after=after)
+
+    patch.setattr(_nats_reading.Reader, "_at_once", at_once)
 
 
 def batches_are_written_one_by_one(patch: Patch) -> None:

@@ -148,6 +148,35 @@ async def a_leader_that_was_stopped() -> None:
     await on_a_fresh_space(work)
 
 
+async def a_replica_that_lags() -> None:
+    """Nobody is shown less than what was there before, though who answers may not have heard of it yet."""
+
+    async def work(_: str, proxy: Proxy, space: Space) -> None:  # noqa: ARG001 - the shape of such work
+        engine: Any = space.engine
+        store, sound = engine._store, engine._store.wire.collect  # noqa: SLF001 - there is no other way to have a replica
+        store.single = False
+        lags = 0
+
+        async def collect(*details: Any, **options: Any) -> Any:
+            nonlocal lags
+            answers = await sound(*details, **options)
+            if b"multi_last" in details[1] and lags < 3:
+                lags += 1
+                *answers, lost, end = answers
+                end.headers["Nats-UpTo-Sequence"] = str(int(lost.headers["Nats-Sequence"]) - 1)
+                answers.append(end)
+            return answers
+
+        store.wire.collect = collect
+        revisions = [(await space.memory.write(f"k{number}", number, owner="ada")).revision for number in range(5)]
+        assert len(await space.memory.list_keys()) == 5
+        lags = 0
+        found = await store.after(revisions[1], store.subjects.all_keys)
+        assert [one.seq for one in found] == revisions[2:]
+
+    await on_a_fresh_space(work)
+
+
 async def commits_that_are_looked_at() -> None:
     """Nobody sees half of a commit."""
 

@@ -18,6 +18,7 @@ KILLS: tuple[tuple[Bug, Procedure], ...] = (
     (bugs.unknown_outcomes_are_taken_for_successes, procedures.requests_that_never_arrive),
     (bugs.lost_acknowledgements_are_not_looked_into, procedures.answers_that_are_lost),
     (bugs.refusals_of_a_leader_that_was_stopped_are_believed, procedures.a_leader_that_was_stopped),
+    (bugs.replicas_that_lag_are_believed, procedures.a_replica_that_lags),
     (bugs.batches_are_written_one_by_one, procedures.commits_that_are_looked_at),
     (bugs.settled_ids_are_forgotten, procedures.repetitions_after_a_reconnect),
     (bugs.settling_does_not_look_at_who_was_faster, procedures.two_who_settle),

@@ -404,7 +404,7 @@ class Wire:
     # --- what the client tells ---
 
     async def _on_error(self, error: Exception) -> None:
-        if not self._client.is_connected:
+        if not self._up.is_set() and (isinstance(error, OSError) or not self._client.is_connected):
             _abort(self._client)  # the client forgets the socket of a try at connecting that failed
         text = _said(error)
         denied = _DENIED.search(text)
