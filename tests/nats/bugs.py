@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,8 +21,11 @@ def _nothing(*_: Any, **__: Any) -> None: ...
 
 
 def writes_are_acknowledged_before_the_server_has_acknowledged_them(patch: Patch) -> None:
-    async def publish(self: Any, subject: str, data: bytes, headers: dict[str, str] | None) -> int:
-        await self.wire.publish(subject, data, headers)
+    async def publish(
+        self: Any, subject: str, data: bytes, headers: dict[str, str] | None, before: Sequence[Any] = ()
+    ) -> int:
+        for one in (*before, (subject, data, headers)):
+            await self.wire.publish(*one)
         return 1_000_000
 
     patch.setattr(_nats_store.Store, "_publish", publish)

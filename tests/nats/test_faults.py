@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import nats
 import pytest
 from nats import errors
 
 from tests.figures import Figures
+from tests.nats import bugs
 from tests.nats.runs import PATIENCE, Run, running
 from tests.nats.server import Cluster, Server, call
 from tests.profile import times
@@ -39,6 +41,18 @@ async def test_one_server_that_is_killed_and_stopped_again_and_again(figures: Fi
                     server.resume()
                 await run.comes_back()
     figures(kills=kills, stops=stops)
+
+
+async def test_the_storm_finds_a_bug_that_is_planted_in_it(figures: Figures, monkeypatch: pytest.MonkeyPatch):
+    with Server() as server, pytest.raises(AssertionError):
+        await calm_weather(server, figures, lambda: bugs.batches_are_written_one_by_one(monkeypatch))
+
+
+async def calm_weather(server: Server, figures: Figures, plant: Callable[[], None]) -> None:
+    async with running(f"{server.url}/team", figures) as run:
+        plant()
+        for _ in range(20):  # it is found in the first of them
+            await run.goes_on()
 
 
 # --- three servers ---
