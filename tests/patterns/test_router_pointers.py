@@ -21,16 +21,18 @@ from tertulia import (
     WhenFull,
 )
 from tertulia._rules.ledger import MAX_COPIES, Copy, Ledger
-from tertulia.engines.base import Claimed, Commit, Put, Record
+from tertulia.engines.base import CheckFailed, Claimed, Commit, Committed, Put, Record
 from tertulia.errors import (
     AlreadySettledError,
     EncodeError,
+    EngineError,
     InvalidInputError,
     MailboxFullError,
     RemoteError,
     UnknownAgentError,
     VersionConflictError,
 )
+from tertulia.messaging import contents
 from tertulia.messaging.pointers import CONTENTS, LEDGERS, POINTER_HEADER
 from tertulia.testing.conformance import SpaceHarness
 
@@ -342,6 +344,66 @@ async def test_a_requester_is_told_that_the_content_is_gone(team: Space) -> None
         claimed = await asyncio.wait_for(answers.get(), LIMIT)
     stop()
     assert b"ContentGoneError" in claimed.body
+
+
+# --- when the count cannot be kept ----------------------------------------------------------------------
+
+
+async def test_a_sender_that_dies_before_it_has_counted_subscribers_loses_nothing(
+    team: Space, harness: SpaceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = team.engine.commit
+
+    async def dies(given: Commit) -> Committed:
+        if not given.sends:
+            raise EngineError("dead")
+        return await commit(given)
+
+    monkeypatch.setattr(team.engine, "commit", dies)
+    with pytest.raises(EngineError):
+        await team.broker.publish_by_pointer("reports", Message(sender="ann", content=REPORT), ttl=1.0)
+    monkeypatch.setattr(team.engine, "commit", commit)
+    other = await harness.open_again()
+    for agent in ("bob", "eve"):
+        delivery = await take(other, agent)
+        assert delivery.message.content == REPORT
+        await delivery.acknowledge()
+    assert len(await kept(team)) == 1  # nobody knows that they were all
+    await harness.advance(3.5)
+    await nothing_is_kept(team)
+
+
+async def test_a_message_is_settled_though_the_count_of_its_content_cannot_be_won(
+    team: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await share(team, ["bob"])
+    delivery = await take(team, "bob")
+    commit = team.engine.commit
+
+    async def always_lost(given: Commit) -> Committed:
+        for check in given.checks:
+            raise CheckFailed(check, None)
+        return await commit(given)
+
+    monkeypatch.setattr(team.engine, "commit", always_lost)
+    await delivery.acknowledge()
+    monkeypatch.setattr(team.engine, "commit", commit)
+    assert "left to its end" in caplog.text
+    assert await team.broker.peek("bob") == []
+    assert len(await kept(team)) == 1
+
+
+async def test_a_commit_that_has_no_room_for_the_count_is_counted_right_after(
+    team: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await share(team, ["bob"])
+    delivery = await take(team, "bob")
+    transaction = delivery.transaction()
+    transaction.write("note", "read", owner="bob")
+    monkeypatch.setattr(contents, "COUNTING", team.engine.capabilities.max_commit_operations)
+    await transaction.commit()
+    assert await team.memory.read("note", reader="bob") == "read"
+    await nothing_is_kept(team)
 
 
 # --- sending twice, and what is refused ---------------------------------------------------------------

@@ -81,10 +81,10 @@ class Delivery:
         """
         if self._claimed.transient:
             return
-        if has_pointer(self.message):
-            await contents.settle(self._outbox, self.message, Commit(settles=(self.settle,)))
-        else:
+        if self.message.headers is None or not has_pointer(self.message):
             await self._outbox.engine.settle(self.settle)
+        else:
+            await contents.settle(self._outbox, self.message, Commit(settles=(self.settle,)))
         self.mark_ended("acknowledged")
 
     async def release(self, *, delay: float = 0.0, counted: bool = False, reason: str = "") -> bool:

@@ -69,7 +69,9 @@ class Outbox:
 
         Raises InvalidNameError, InvalidInputError, EncodeError, ValueTooLargeError.
         """
-        self.check(message, delay)
+        _check_fields(message, delay)
+        if delay:
+            check_seconds("delay", delay, zero=True)
         if message.headers is not None and POINTER_HEADER in message.headers:
             message = without_pointer(message)
         return self.trusted_send_of(message, delay)
