@@ -471,4 +471,4 @@ def test_the_options_offer_what_the_runner_has(command: Run):
 
     assert f"1<=x<={MAX_READERS}" in shown
     assert f"[{'|'.join(ENGINES)}]" in shown
-    assert f"[{'|'.join(AgentsAs)}]" in shown
+    assert f"[{'|'.join(AgentsAs)}|both]" in shown

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 import tertulia
 from tertulia.cli.app import app
 from tertulia.compare.comparison import Comparison
+from tertulia.compare.use_cases import coordination
 from tertulia.compare.use_cases.teams import TEAMS
 from tertulia.selection.profile import OWN_PROFILE, load_profile
 from tertulia.selection.requirement import Paradigm, UseCase
@@ -129,6 +130,38 @@ def test_what_was_measured_before_it_was_stopped_is_shown(home: Path, number: si
     assert found.complete is False
     assert {cell.use_case for cell in found.cells} == {UseCase.CACHING}
     assert not (home / OWN_PROFILE).exists()
+
+
+def test_what_was_measured_before_something_failed_is_shown_too(home: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise ValueError("on purpose")
+
+    monkeypatch.setattr(coordination, "_passed", fail)
+    cases = ("--use-case", "caching", "--use-case", "coordination")
+    done = compare(*SMALL, *cases, "--team", "2", "--json", "all.json", code=1)
+
+    assert done.stderr.splitlines()[-1] == "tertulia compare: part 0 of a team failed"
+    assert "ValueError: on purpose" in done.stderr
+    found = figures(home / "all.json")
+    assert (found.complete, {cell.use_case for cell in found.cells}) == (False, {UseCase.CACHING})
+    assert "caching, 2 × 100 B" in done.stdout
+    assert not (home / OWN_PROFILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "stages"),
+    [
+        (("--agents", "both"), {("memory", "tasks"), ("file", "tasks"), ("file", "processes")}),
+        (("--agents", "processes"), {("file", "processes")}),
+    ],
+)
+def test_agents_are_what_is_asked_for_wherever_they_can_be(
+    home: Path, asked: tuple[str, ...], stages: set[tuple[str, str]]
+):
+    case = ("--use-case", "caching", "--team", "2", "--payload", "10", "--repeat", "1")
+    compare(*case, *asked, "--no-faults", "--json", "all.json")
+
+    assert {(cell.engine, cell.agents_as) for cell in figures(home / "all.json").cells} == stages
 
 
 # --- Recorded conversations ----------------------------------------------------------------------

@@ -236,5 +236,6 @@ async def test_agents_are_processes_where_the_engine_can_unless_something_else_i
     assert await stages_of(["file", "memory", "file"]) == (STAGES[2], STAGES[0])
     assert await stages_of(LOCAL_ENGINES, [TASKS]) == (STAGES[0], STAGES[1])
     assert await stages_of(LOCAL_ENGINES, [PROCESSES, TASKS]) == tuple(STAGES)
+    assert await stages_of(LOCAL_ENGINES, [PROCESSES], where_possible=True) == (STAGES[2],)
     with pytest.raises(StageError, match="memory engine is in one process, so agents there can only be tasks"):
         await stages_of(LOCAL_ENGINES, [PROCESSES])

@@ -56,6 +56,7 @@ class AgentsAsName(StrEnum):
 
     tasks = "tasks"
     processes = "processes"
+    both = "both"
 
 
 def main() -> None:
@@ -149,7 +150,6 @@ def compare(
 ) -> None:
     """Compare, and exit with the code of the outcome."""
     from tertulia.cli.compare import Options, run  # noqa: PLC0415 - heavy; see above
-    from tertulia.compare.places import LOCAL_ENGINES  # noqa: PLC0415 - the same
 
     code = run(
         Options(
@@ -157,8 +157,8 @@ def compare(
             output=output,
             readers=readers,
             repeat=repeat,
-            engines=tuple(dict.fromkeys(one.value for one in engine)) if engine else LOCAL_ENGINES,
-            agents=tuple(one.value for one in agents or ()),
+            engines=tuple(dict.fromkeys(one.value for one in engine or ())),
+            agents=_agents_as(agents or []),
             url=url,
             use_cases=tuple(use_case or ()),
             teams=tuple(team or ()),
@@ -174,6 +174,13 @@ def compare(
         )
     )
     raise typer.Exit(code)
+
+
+def _agents_as(asked: list[AgentsAsName]) -> tuple[str, ...]:
+    """Return what agents are to be, each once; nothing for whatever the engine allows."""
+    both = (AgentsAsName.tasks, AgentsAsName.processes)
+    wanted = both if AgentsAsName.both in asked else asked
+    return tuple(dict.fromkeys(one.value for one in wanted))
 
 
 @app.command()

@@ -44,13 +44,16 @@ FAILURES = (
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What was asked for on the command line; `repeat` is None for as many runs as usual."""
+    """What was asked for on the command line; `repeat` is None for as many runs as usual.
+
+    Without `engines` they are those that need no server, as far as agents can be there what is asked for.
+    """
 
     folder: Path
     output: Path
     readers: int = 3
     repeat: int | None = None
-    engines: tuple[str, ...] = LOCAL_ENGINES
+    engines: tuple[str, ...] = ()
     agents: tuple[str, ...] = ()
     url: str | None = None
     use_cases: tuple[str, ...] = ()
@@ -72,13 +75,13 @@ def run(options: Options) -> int:
     findings = Findings()
     try:
         work = _work(options)
-        check_files(options.folder if work.report else None, options)
+        check_files(options.folder if work.report else None, options, profile=bool(work.use_cases))
         with Shown(quiet=options.quiet) as shown:
             asyncio.run(_compare(options, work, shown, findings))
     except (InputFolderError, StageError, UsageError, TraceError, ProfileError) as error:
         return _complain(BAD_INPUT, str(error))
     except FAILURES as error:
-        return _complain(FAILED, _explained(error, options))
+        return _failed(options, findings, error)
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         return _stopped(options, findings, INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED)
     return _finished(options, findings)
@@ -100,7 +103,9 @@ async def _compare(options: Options, work: _Work, shown: Shown, findings: Findin
     with suppress(NotImplementedError):  # Windows has no such signal
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     server = options.url or ""
-    stages = await stages_of(options.engines, tuple(map(AgentsAs, options.agents)), server=server)
+    agents = tuple(map(AgentsAs, options.agents))
+    engines = options.engines or LOCAL_ENGINES
+    stages = await stages_of(engines, agents, server=server, where_possible=not options.engines)
     usual = 1 if options.quick else 3
     report = Settings(
         folder=options.folder,
@@ -154,24 +159,34 @@ def _complain(code: int, problem: str) -> int:
     return code
 
 
+def _failed(options: Options, findings: Findings, problem: Exception) -> int:
+    """Say what went wrong, and show what was measured before, unless it is of no use any more."""
+    if findings and not isinstance(problem, (ReportsDifferError, FolderChangedError)):
+        with suppress(OSError):  # the first error is the one to tell
+            publish(findings.comparison(complete=False), findings.outcome(), options)
+    return _complain(FAILED, _explained(problem, options))
+
+
 def _stopped(options: Options, findings: Findings, code: int) -> int:
     """Show what was measured until somebody stopped it; a profile of it would be half of one."""
     if not findings:
         return _complain(code, "stopped; nothing was written")
-    publish(findings.comparison(complete=False), findings.outcome(), options)
+    try:
+        publish(findings.comparison(complete=False), findings.outcome(), options)
+    except OSError as error:
+        return _complain(code, f"stopped; what was measured until then was not written: {error}")
     return _complain(code, "stopped; this is what was measured until then, and no profile was written")
 
 
 def _finished(options: Options, findings: Findings) -> int:
     comparison = findings.comparison(complete=True)
-    publish(comparison, findings.outcome(), options)
-    if comparison.cells:
-        try:
-            said = keep_profile(comparison, options)
-        except (OSError, ProfileError) as error:
-            return _complain(FAILED, f"the profile was not written: {error}")
-        if not options.quiet:
-            print(said, file=sys.stderr)  # noqa: T201 - what a command does
+    try:
+        publish(comparison, findings.outcome(), options)
+        said = keep_profile(comparison, options) if comparison.cells else ""
+    except (OSError, ProfileError) as error:
+        return _complain(FAILED, f"not everything was written: {error}")
+    if said and not options.quiet:
+        print(said, file=sys.stderr)  # noqa: T201 - what a command does
     return DONE
 
 

@@ -52,10 +52,11 @@ class UsageError(Exception):
 # --- Before --------------------------------------------------------------------------------------
 
 
-def check_files(folder: Path | None, files: Files) -> None:
+def check_files(folder: Path | None, files: Files, *, profile: bool) -> None:
     """Make sure that what is going to be written can be, and will not be read by the next run.
 
-    `folder` is what the report is on, if there is going to be one. Raises UsageError, ProfileError.
+    `folder` is what the report is on, if there is going to be one; `profile`: whether figures are going to be kept.
+    Raises UsageError, ProfileError.
     """
     if folder is not None:
         resolved, output = folder.resolve(), files.output.resolve()
@@ -67,7 +68,8 @@ def check_files(folder: Path | None, files: Files) -> None:
             _check_file(option, Path(name))
     if files.profile is not None:
         _check_file("--profile", files.profile)
-    existing(_profile_of(files))
+    if profile:
+        existing(_profile_of(files))
 
 
 def _check_file(option: str, path: Path) -> None:

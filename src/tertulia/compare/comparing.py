@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tertulia.compare import runner
-from tertulia.compare.comparison import Comparison, tables_of
+from tertulia.compare.comparison import Comparison, stages_in, tables_of
 from tertulia.compare.environment import describe_environment
 from tertulia.compare.places import ENGINES, FreshSpace
 from tertulia.compare.replay import REPLAYS, Replayed, replay
@@ -92,7 +92,8 @@ class Findings:
         made_at = datetime.now(UTC).isoformat(timespec="seconds")
         cells = tuple(
             replace(cell, faults=self._faults_of(cell), made_at=made_at)
-            for cell in sorted(self.cells, key=lambda cell: (cell.engine, cell.agents_as), reverse=True)
+            for _, _, own in stages_in(self.cells)
+            for cell in own
         )
         return Comparison(
             made_at=made_at,

@@ -52,23 +52,32 @@ class StageError(ValueError):
 
 
 async def stages_of(
-    engines: Iterable[str], agents: Collection[AgentsAs] = (), *, server: str = ""
+    engines: Iterable[str], agents: Collection[AgentsAs] = (), *, server: str = "", where_possible: bool = False
 ) -> tuple[Stage, ...]:
     """Return the stages on these engines, in their order, with agents as what is asked for there.
 
     Where nothing is asked for, they are processes if that is possible, else tasks. `server` is the URL of the server
-    for the engines that need one. Raises StageError for an engine that is not known, that can do nothing of what is
-    asked for, or whose server is not there.
+    for the engines that need one. An engine that can do nothing of what is asked for is left out if `where_possible`.
+    Raises StageError for one that is not, for an engine that is not known, and when a server is not there.
     """
-    return tuple([stage for engine in dict.fromkeys(engines) for stage in await _stages_on(engine, agents, server)])
+    stages = [stage for engine in dict.fromkeys(engines) for stage in await _stages_on(engine, agents, server)]
+    if not where_possible:
+        _check_each(engines, stages)
+    return tuple(stages)
+
+
+def _check_each(engines: Iterable[str], stages: Collection[Stage]) -> None:
+    """Agents can be tasks everywhere, so what an engine cannot do is to let them be processes."""
+    staged = {stage.engine for stage in stages}
+    for engine in engines:
+        if engine not in staged:
+            raise StageError(f"a space of the {engine} engine is in one process, so agents there can only be tasks")
 
 
 async def _stages_on(engine: str, agents: Collection[AgentsAs], server: str) -> list[Stage]:
     shared = await _is_shared_by_processes(engine, server)
     possible = [AgentsAs.tasks, AgentsAs.processes] if shared else [AgentsAs.tasks]
     wanted = [one for one in possible if one in agents] if agents else possible[-1:]
-    if not wanted:
-        raise StageError(f"a space of the {engine} engine is in one process, so agents there can only be tasks")
     return [Stage(engine=engine, agents=one) for one in wanted]
 
 
