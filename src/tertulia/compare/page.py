@@ -7,7 +7,7 @@ from html import escape
 
 from msgspec import Struct
 
-from tertulia.compare.aspects import NAMES, NONE, USE_CASE_NAMES, aspects, winners
+from tertulia.compare.aspects import CLEARLY, NAMES, NONE, USE_CASE_NAMES, aspects, winners
 from tertulia.compare.comparison import Comparison, stages_in
 from tertulia.compare.plots import Bar, bars, lines
 from tertulia.compare.replay import Replayed
@@ -135,12 +135,16 @@ def _sections(cells: Sequence[Cell]) -> Iterable[str]:
 
 
 def _winners(cells: Sequence[Cell]) -> str:
-    won = [
-        f"<li>{escape(USE_CASE_NAMES[use_case])}: <b>{escape(NAMES[paradigm])}</b>, "
-        f"{times:.1f} times as fast as the next</li>"
-        for use_case, (paradigm, times) in winners(cells).items()
-    ]
-    return f"<ul>{''.join(won)}</ul>"
+    found = winners(cells).items()
+    return f"<ul>{''.join(_winner(use_case, paradigm, times) for use_case, (paradigm, times) in found)}</ul>"
+
+
+def _winner(use_case: UseCase, paradigm: Paradigm, times: float) -> str:
+    if times < CLEARLY:
+        said = f"no clear difference ({escape(NAMES[paradigm])}, {times:.2f} times)"
+    else:
+        said = f"<b>{escape(NAMES[paradigm])}</b>, {times:.1f} times as fast as the next"
+    return f"<li>{escape(USE_CASE_NAMES[use_case])}: {said}</li>"
 
 
 def _table(cells: Sequence[Cell]) -> str:
