@@ -462,3 +462,24 @@ async def test_doctor_says_what_a_power_cut_may_take(url: str):
     assert findings["replicas"].level == "note"
     assert "rollups" in findings["stream"].detail
     assert "API level" in findings["server"].detail
+
+
+async def test_what_a_handle_wrote_last_is_in_the_history_when_it_has_closed(url: str):
+    async with connect(url) as watcher:
+        async with connect(url) as writer:
+            first = await writer.engine.put(Put("k", b"0", "ada"))
+            for number in range(1, 250):
+                await writer.engine.put(Put("k", b"%d" % number, "ada"))
+        stream = await watcher.engine.watch("k", after=first.revision)
+        seen = [(await soon(anext(stream))).record for _ in range(249)]
+        assert [record.body for record in seen if record] == [b"%d" % number for number in range(1, 250)]
+
+
+async def test_changes_that_are_too_large_to_go_together_or_at_all_are_kept_as_far_as_they_can_be(url: str):
+    sizes = (40_000, 40_000, 70_000, 10, 62_000, 3_000)
+    async with connect(url) as writer:
+        for number, size in enumerate(sizes):
+            await writer.engine.put(Put(f"k{number}", bytes([number]) * size, "ada"))
+    async with connect(url) as reader:
+        kept = await engine_of(reader)._history.after(0)  # noqa: SLF001
+    assert [len(state.body) for _, (_, state) in sorted(kept.items())] == [one for one in sizes if one < 64 * 1024]

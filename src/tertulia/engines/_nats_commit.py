@@ -250,7 +250,7 @@ class _Plan:
             item = None if view is None else view.items.get(message_id)
             if item is not None:
                 return item
-        read = self._read.get(self._.subjects.message(mailbox, message_id))
+        read = self._read.get(self._.subjects.message(mailbox, message_id)) if self._read else None
         if read is None or read[1].kind != LIVE:
             return None
         return Item(message_id, read[0], read[1].first or read[0], read[1])
@@ -445,15 +445,12 @@ class _Plan:
         first = last - len(self.writes) + 1
         place = {one.subject: first + number for number, one in enumerate(self.writes)}
         records: list[Record] = []
-        changes: list[tuple[str, int, bytes]] = []
         for key, state, write in self._put:
             seq = place[write.subject]
             self._.keys.wrote(key, seq, state)
-            changes.append((key, seq, write.data))
+            self._.history.add(key, seq, write.data)
             if state.kind == LIVE:
                 records.append(state.record(key, seq))
-        if changes:
-            await self._.history.add(tuple(changes))
         for subject, (mailbox, message_id, state, _) in self._mail.items():
             self._learn_mail(mailbox, message_id, state, place[subject])
         for letter in self._letters:

@@ -144,6 +144,12 @@ class Entry(Struct, array_like=True, gc=False):
     state: msgspec.Raw
 
 
+class Entries(Struct, array_like=True, gc=False):
+    """Changes that were sent to the history together."""
+
+    changes: tuple[Entry, ...]
+
+
 encode = msgspec.msgpack.Encoder().encode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 _KEYS = msgspec.msgpack.Decoder(KeyState)
@@ -151,7 +157,7 @@ _MAIL = msgspec.msgpack.Decoder(MailState)
 _BOXES = msgspec.msgpack.Decoder(BoxState)
 _LETTERS = msgspec.msgpack.Decoder(LetterState)
 _LETTER = msgspec.msgpack.Decoder(Letter)
-_ENTRIES = msgspec.msgpack.Decoder(Entry)
+_ENTRIES = msgspec.msgpack.Decoder(Entries)
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[T], what: str, data: Any) -> T:
@@ -186,13 +192,15 @@ def read_letter(data: Any) -> Letter:
     return _decoded(_LETTER, "a letter", data)
 
 
-def read_entry(data: Any) -> Entry:
-    """Return an entry of the history. Raises CorruptRecordError."""
-    return _decoded(_ENTRIES, "the history", data)
+def read_entries(data: Any) -> tuple[Entry, ...]:
+    """Return changes of the history. Raises CorruptRecordError."""
+    return _decoded(_ENTRIES, "the history", data).changes
 
 
 def bounded_notes(notes: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Return notes without the oldest, where together they are too large to travel; a stamp stays."""
+    if not notes:
+        return notes
     size = sum(map(len, notes))
     stamp = notes[:1] if notes and notes[0].startswith(STAMP) else ()
     notes = notes[len(stamp) :]

@@ -8,24 +8,32 @@ left with a gap.
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
-from tertulia._background import logger
-from tertulia.engines._nats_format import Entry, KeyState, encode, key_state, read_entry
+from tertulia._background import Background, logger
+from tertulia.engines._nats_format import Entries, Entry, KeyState, encode, key_state, read_entries
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_wire import Unanswered
 from tertulia.errors import SpaceClosedError
 
-MAX_ENTRY = 64 * 1024  # bytes of a change that is kept: a thousand of them are 64 MiB of the server's memory at most
-
-Written = tuple[str, int, bytes]
+SOON = (
+    0.002  # seconds until changes are sent on: writes that follow at once go first, and what they changed along with it
+)
+UNSENT = 100  # changes that wait for that at most: what one handle writes in a few of these moments
+MAX_ENTRY = 64 * 1024  # bytes of a message with changes: a thousand of them are 64 MiB of the server's memory at most
+AROUND = 640  # bytes, at most, that a change takes beside its state: the key, the revision, and what frames them
 
 
 class History:
     """The history of a space; with `size` 0 there is none. Not `readable`: this handle may only add to it."""
 
-    def __init__(self, store: Store, size: int, *, readable: bool) -> None:
+    def __init__(self, store: Store, size: int, background: Background, *, readable: bool) -> None:
         self._store = store
+        self._background = background
+        self._unsent: list[tuple[str, int, bytes]] = []
+        self._due: asyncio.TimerHandle | None = None
         self._readable = readable
         self._subjects = store.subjects
         self._stream = store.subjects.history_stream
@@ -36,26 +44,55 @@ class History:
         """Whether there is one to read."""
         return self._size > 0 and self._readable
 
-    async def add(self, changes: tuple[Written, ...]) -> None:
-        """Send changes that are committed: key, revision and state as it is stored."""
+    def add(self, key: str, revision: int, state: bytes) -> None:
+        """Send a change that is committed, and its state as it is stored, in a moment: nobody's write waits for it."""
         if not self._size:
             return
-        for key, revision, state in changes:
-            data = encode(Entry(key, revision, msgspec.Raw(state)))
-            if len(data) > MAX_ENTRY:
+        self._unsent.append((key, revision, state))
+        if len(self._unsent) == UNSENT:
+            self._send_soon()
+        elif self._due is None:
+            self._due = asyncio.get_running_loop().call_later(SOON, self._send_soon)
+
+    def _send_soon(self) -> None:
+        self._background.start(self.flush(), "tertulia nats history")
+
+    async def flush(self) -> None:
+        """Send what is not sent yet."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        unsent, self._unsent = self._unsent, []
+        together: dict[str, list[Entry]] = {}
+        size = 0
+        for key, revision, state in unsent:
+            takes = len(state) + AROUND
+            if takes > MAX_ENTRY:
                 continue
+            if size + takes > MAX_ENTRY:
+                await self._send(together)
+                together, size = {}, 0
+            size += takes
+            entry = Entry(key, revision, msgspec.Raw(state))
+            together.setdefault(self._subjects.changes(key), []).append(entry)
+        await self._send(together)
+
+    async def _send(self, together: dict[str, list[Entry]]) -> None:
+        for subject, entries in together.items():
             try:
-                await self._store.wire.publish(self._subjects.changes(key), data)
+                await self._store.wire.publish(subject, encode(Entries(tuple(entries))))
             except (Unanswered, SpaceClosedError):
-                logger.debug("a change was not added to the history", exc_info=True)
+                logger.debug("changes were not added to the history", exc_info=True)
 
     async def after(self, revision: int) -> dict[int, tuple[str, KeyState]]:
-        """Return the changes after a revision that are kept."""
+        """Return the changes after a revision that are among the latest which are promised to be kept."""
         if not self.is_kept:
             return {}
-        found: dict[int, tuple[str, KeyState]] = {}
-        for one in await self._store.after(0, self._subjects.all_changes, stream=self._stream):
-            entry = read_entry(one.data)
-            if entry.revision > revision and one.subject == self._subjects.changes(entry.key):
-                found[entry.revision] = (entry.key, key_state(entry.key, entry.state))
-        return found
+        subjects = self._subjects
+        found: dict[int, Entry] = {}
+        for one in await self._store.after(0, subjects.all_changes, stream=self._stream):
+            for entry in read_entries(one.data):
+                if one.subject in (subjects.some_changes, subjects.changes_of(entry.key)):
+                    found[entry.revision] = entry
+        latest = sorted(found)[-self._size :]
+        return {seq: (found[seq].key, key_state(found[seq].key, found[seq].state)) for seq in latest if seq > revision}

@@ -177,7 +177,7 @@ class Keys:
                     await self.refresh(key, wrong, attempt)
                     continue
                 self.wrote(key, revision, state)
-                await self._history.add(((key, revision, one.data),))
+                self._history.add(key, revision, one.data)
                 return state.record(key, revision)
         raise EngineUnavailableError(f"{key!r} is written by too many others at once")
 
@@ -214,7 +214,7 @@ class Keys:
         except OutcomeUnknownError as error:  # it was over in any case, and whatever waits for this has not happened
             raise EngineUnavailableError(f"the end of {key!r} could not be written down: {error}") from error
         self.wrote(key, revision, state)
-        await self._history.add(((key, revision, one.data),))
+        self._history.add(key, revision, one.data)
 
     def end_soon(self, key: str, seq: int, state: KeyState) -> None:
         """Write down in the background that a key's time is over."""

@@ -13,15 +13,22 @@ from functools import lru_cache
 from tertulia.engines.base import DEAD_LETTERS, REPLIES
 
 SPACE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a stream's name, a token and a file's name on any server take
+_SAFE = re.compile(r"[-/_a-zA-Z0-9]+")
 _UNSAFE = re.compile(rb"[^-/_a-zA-Z0-9]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 _CACHE = 8192  # a team's working set of names; a miss costs two microseconds
 
 
+def _escaped(text: str) -> str:
+    if _SAFE.fullmatch(text) is not None:
+        return text
+    return _UNSAFE.sub(lambda found: b"=%02X" % found.group()[0], text.encode()).decode() or "="
+
+
 @lru_cache(_CACHE)
 def token(text: str) -> str:
     """Return a text as one token; no two texts have the same."""
-    return _UNSAFE.sub(lambda found: b"=%02X" % found.group()[0], text.encode()).decode() or "="
+    return _escaped(text)
 
 
 @lru_cache(_CACHE)
@@ -58,6 +65,13 @@ def split_mail_key(key: str) -> tuple[str, str]:
 
 
 @lru_cache(_CACHE)
+def _message(mailbox: str, key: str) -> str:
+    """Return three tokens for a message. Its id is no part of what `token` remembers: there are too many ids."""
+    author, message_id = split_mail_key(key)
+    return f"{token(mailbox)}.{token(author)}.{_escaped(message_id)}"
+
+
+@lru_cache(_CACHE)
 def _address(mailbox: str) -> str:
     """Return three tokens for where a mailbox's owner listens: for what, whose it is, which of theirs."""
     if not mailbox.startswith(REPLIES):
@@ -86,6 +100,7 @@ class Subjects:
         self.registry = f"{root}.reg"
         self.check = f"{root}.chk"
         self.all_keys = f"{root}.kv.>"
+        self.some_changes = f"{self.history}.="  # there is no key "", so it is nobody's
         self.all_changes = f"{self.history}.>"
         self.all_boxes = f"{root}.box.*"
         self.all_mail = f"{root}.mbx.>"
@@ -113,13 +128,16 @@ class Subjects:
         return key_of(subject[len(self._keys) :])
 
     def changes(self, key: str) -> str:
-        """Return the subject of a key's changes in the history."""
+        """Return the subject of a key's changes in the history; of all keys' where the identity may write all."""
+        return self.changes_of(key) if self._identity else self.some_changes
+
+    def changes_of(self, key: str) -> str:
+        """Return the subject of one key's changes in the history, which only who may write the key can write."""
         return f"{self.history}.{key_tokens(key)}"
 
     def message(self, mailbox: str, key: str) -> str:
         """Return the subject of a message; see `mail_key`."""
-        author, message_id = split_mail_key(key)
-        return f"{self._mail}{token(mailbox)}.{token(author)}.{token(message_id)}"
+        return self._mail + _message(mailbox, key)
 
     def messages(self, mailbox: str) -> str:
         """Return a filter for the messages of a mailbox, or for those of them that the identity may see."""

@@ -111,7 +111,7 @@ class NatsEngine(Engine):
         self.identity = settings.agent
         self._subjects = Subjects(settings.space, settings.agent)
         self._store = store = (RestrictedStore if settings.agent else Store)(wire, self._subjects, settings)
-        self._history = History(store, settings.history, readable=not settings.agent)
+        self._history = History(store, settings.history, self._background, readable=not settings.agent)
         self._keys = Keys(store, clock, self._background, self._history, new_op)
         self._registry = Registry(store, new_op)
         self._mail = Mail(store, self._registry, clock, self._time, self._background, new_op)
@@ -170,7 +170,9 @@ class NatsEngine(Engine):
 
     async def send(self, send: Send | Publish) -> Sent:
         self._check_open()
-        return (await self._commit(Commit(sends=(send,)))).sent[0]
+        if send.author:
+            send = replace(send, message_id=mail_key(send.author, send.message_id))
+        return _sent((await self._committer.commit(Commit(sends=(send,)))).sent[0])
 
     async def settle(self, settle: Settle) -> None:
         self._check_open()
@@ -302,6 +304,7 @@ class NatsEngine(Engine):
         except TimeoutError:
             logger.warning("claims under way when the space was closed could not be given back; leases have to run out")
         await self._background.aclose()
+        await self._history.flush()
         await self._wire.aclose()
 
     # --- inside ---
@@ -317,8 +320,7 @@ class NatsEngine(Engine):
         except AlreadySettledError as error:
             raise AlreadySettledError(error.agent_id, split_mail_key(error.message_id)[1]) from error
         if any(one.dropped for one in committed.sent):
-            sent = [replace(one, dropped=tuple([_plain(drop) for drop in one.dropped])) for one in committed.sent]
-            return replace(committed, sent=tuple(sent))
+            return replace(committed, sent=tuple([_sent(one) for one in committed.sent]))
         return committed
 
     async def _kept_settle(self, settle: Settle) -> Settle:
@@ -372,8 +374,11 @@ def _shown_stored(stored: Stored) -> Stored:
     return replace(stored, message_id=message_id, author=author) if author else stored
 
 
-def _plain(drop: tuple[str, str]) -> tuple[str, str]:
-    return drop[0], split_mail_key(drop[1])[1]
+def _sent(sent: Sent) -> Sent:
+    """Return what became of a message as the contract says it."""
+    if not sent.dropped:
+        return sent
+    return replace(sent, dropped=tuple([(mailbox, split_mail_key(key)[1]) for mailbox, key in sent.dropped]))
 
 
 async def open_engine(url: str, *, clock: Clock, **options: Any) -> NatsEngine:
