@@ -11,11 +11,13 @@ import pytest
 import pytest_asyncio
 
 from tertulia import connect
-from tertulia.compare.use_cases import caching
+from tertulia.compare.sizes import FULL, points_of
+from tertulia.compare.stages import AgentsAs, Stage
+from tertulia.compare.use_cases import caching, conducting
 from tertulia.compare.use_cases.conducting import PartFailedError, Played, play_as_processes, play_as_tasks
 from tertulia.compare.use_cases.dying import Death, deaths, deaths_of
 from tertulia.compare.use_cases.measuring import TASKS, Plan, Point, Progress, measure
-from tertulia.compare.use_cases.stage import Setting, text_of
+from tertulia.compare.use_cases.stage import LEASE, Setting, text_of
 from tertulia.compare.use_cases.teams import TEAMS
 from tertulia.compare.workers import Workers
 from tertulia.selection.profile import Cell
@@ -180,6 +182,32 @@ async def test_a_plan_is_measured_point_by_point_and_told_as_it_goes():
         assert cell.faults is None
 
 
+@pytest.mark.parametrize(("budget", "runs"), [(0.0, 1), (1_000.0, 3)])
+async def test_where_time_runs_short_a_point_has_fewer_runs_and_says_how_many(budget: float, runs: int):
+    point = Point(use_case=UseCase.STATE_SHARING, engine="memory", agents_as=TASKS, agents=2, payload=100)
+    plan = Plan(points=(point,), spaces={"memory": memory_space}, seconds=0.01, repeat=3, budget=budget)
+    async with Workers(unexpected) as workers:
+        cells = [cell async for cell in measure(plan, workers, Told())]
+
+    assert [cell.runs for cell in cells] == [runs] * 3
+    for cell in cells:
+        assert cell.p50_spread is not None
+        low, high = cell.p50_spread
+        assert low <= cell.p50 <= high
+
+
+def test_the_smallest_points_come_first_and_each_stage_has_them_all():
+    stages = (Stage(engine="memory", agents=AgentsAs.tasks), Stage(engine="file", agents=AgentsAs.processes))
+    points = points_of(stages, tuple(UseCase), FULL)
+
+    assert len(points) == len(set(points)) == 2 * 6 * len(FULL.teams) * len(FULL.payloads)
+    assert {(point.engine, point.agents, point.payload) for point in points[:12]} == {
+        ("memory", min(FULL.teams), min(FULL.payloads)),
+        ("file", min(FULL.teams), min(FULL.payloads)),
+    }
+    assert {(point.agents, point.payload) for point in points[-12:]} == {(max(FULL.teams), max(FULL.payloads))}
+
+
 @pytest.mark.asyncio(loop_scope="module")
 async def test_of_every_way_is_told_what_a_death_costs(tmp_path: Path, workers: Workers):
     @asynccontextmanager
@@ -193,3 +221,16 @@ async def test_of_every_way_is_told_what_a_death_costs(tmp_path: Path, workers: 
     assert set(found) == set(wanted) == set(begun)
     assert all(faults.units > 0 and faults.stuck == 0 for faults in found.values())
     assert [death.paradigm for death, faults in found.items() if faults.lost] == [Paradigm.MESSAGES]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_who_waits_while_nothing_is_done_any_more_is_stuck_and_ended(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+):
+    """What the dead server held is handed on after its lease; nobody is waited for as long as that here."""
+    monkeypatch.setattr(conducting, "PATIENCE", LEASE / 10)
+    asking = setting(UseCase.REQUEST_RESPONSE, Paradigm.MESSAGES)
+    played = await play_as_processes(workers, f"file:{tmp_path}/space.db", asking, dies_after=2)
+
+    assert played.stuck >= 1
+    assert played.judged.lost > 0

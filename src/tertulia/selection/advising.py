@@ -73,7 +73,8 @@ class _Adviser:
             yield words.say("ruled_out", engine=one.engine, why=words.reason(one.why))
         best = choice.best
         if best.figures_from != best.engine:
-            yield words.say("other_engine", engine=best.engine, figures_from=best.figures_from)
+            server = " --url nats://HOST" if best.engine == "nats" else ""
+            yield words.say("other_engine", engine=best.engine, figures_from=best.figures_from, server=server)
         if best.beyond:
             yield words.say("beyond")
         elif not best.measured:

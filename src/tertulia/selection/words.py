@@ -46,7 +46,7 @@ _SENTENCES = {
         "estimated": "estimated between measured points, not measured at this one",
         "beyond": "beyond what was measured, so taken from the outermost point",
         "other_engine": "the {engine} engine was not measured; these are figures of {figures_from}: "
-        "run 'tertulia compare --engine {engine}'",
+        "run 'tertulia compare --engine {engine}{server}'",
         "own": "measured here on {made_at}",
         "shipped": "the profile that comes with the package, measured on another machine ({machine}) on {made_at}; "
         "'tertulia compare' measures yours",
@@ -73,7 +73,7 @@ _SENTENCES = {
         "estimated": "estimado entre puntos medidos, no medido en este punto",
         "beyond": "más allá de lo medido: se toma el punto extremo",
         "other_engine": "el motor {engine} no se ha medido; las cifras son de {figures_from}: "
-        "ejecute 'tertulia compare --engine {engine}'",
+        "ejecute 'tertulia compare --engine {engine}{server}'",
         "own": "medido aquí el {made_at}",
         "shipped": "el perfil que viene con el paquete, medido en otra máquina ({machine}) el {made_at}; "
         "'tertulia compare' mide la suya",

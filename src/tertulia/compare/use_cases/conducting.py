@@ -126,6 +126,7 @@ class _Conductor:
         self._url = url
         self._setting = setting
         self._ledger = ledger
+        self._ledgered = 0  # bytes, when last looked at
 
     # --- parts ---
 
@@ -190,7 +191,7 @@ class _Conductor:
     async def _until_done(self, awaited: Sequence[asyncio.Task[Sheet]], running: dict[asyncio.Task[Sheet], int]) -> int:
         """Wait for these parts, end those that do not come to an end, and return how many these were.
 
-        Nobody is waited for longer than PATIENCE after the last of the others was done.
+        Nobody is waited for longer than PATIENCE after the last of the others was done, or an effect was written down.
         """
         pending = {task for task in awaited if not task.done()}
         while pending:
@@ -201,12 +202,19 @@ class _Conductor:
             )
             _raise_first(running)
             pending &= set(awaited)
-            if not done:
+            if not done and not self._progressed():
                 for task in pending:
                     task.cancel()
                 await asyncio.wait(pending)
                 return len(pending)
         return 0
+
+    def _progressed(self) -> bool:
+        """Tell whether any effect was written down since this was last asked; it is not where nothing is."""
+        before = self._ledgered
+        if self._ledger is not None and self._ledger.exists():
+            self._ledgered = self._ledger.stat().st_size
+        return self._ledgered > before
 
     def _patience(self) -> float:
         """Return how long nobody may be done: the work of a whole run, and what a killed agent held."""
