@@ -312,6 +312,8 @@ async def test_a_route_that_is_repeated_under_its_id_arrives_once(router: Intell
             assert await received(router.space, agent) == [CONTENT]
     third = await router.route("ann", ["bob", "eve"], CONTENT, hints)
     assert third.duplicate
+    decision = await router.decide("ann", ["bob", "eve"], CONTENT, hints)
+    assert sum(estimate.observed for estimate in decision.estimates) == 1  # what stores nothing tells nothing of costs
     if channel is not Channel.MEMORY:
         await nothing_is_stored(router.space)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from tertulia import (
     WhenFull,
 )
 from tertulia._rules.ledger import MAX_COPIES, Copy, Ledger
-from tertulia.engines.base import CheckFailed, Claimed, Commit, Committed, Put, Record
+from tertulia.engines.base import CheckFailed, Claimed, Commit, Committed, Delete, Put, Record, Send
 from tertulia.errors import (
     AlreadySettledError,
     EncodeError,
@@ -33,7 +34,7 @@ from tertulia.errors import (
     VersionConflictError,
 )
 from tertulia.messaging import contents
-from tertulia.messaging.pointers import CONTENTS, LEDGERS, POINTER_HEADER
+from tertulia.messaging.pointers import CONTENTS, LEDGERS, POINTER_HEADER, Pointer
 from tertulia.testing.conformance import SpaceHarness
 
 LIMIT = 10  # seconds of real time for what happens at once unless something is broken
@@ -323,6 +324,36 @@ async def test_the_same_bytes_at_another_revision_are_not_what_was_sent(team: Sp
     await team.engine.commit(Commit(puts=(Put(record.key, record.body, "eve"),)))
     assert await team.broker.receive("bob", timeout=0) is None
     assert "revision" in (await team.broker.dead_letters("bob"))[0].reason
+
+
+async def test_bytes_that_are_not_those_of_the_digest_are_not_what_was_sent(team: Space) -> None:
+    pointer = Pointer(digest="ab" * 16, copy="0123456789ab", size=5)
+    committed = await team.engine.commit(Commit(puts=(Put(pointer.key, b"\xa4text", "eve"),)))
+    there = msgspec.structs.replace(pointer, revision=committed.records[0].revision)
+    message = Message(sender="ann", receiver="bob", headers={POINTER_HEADER: there.header})
+    await team.engine.send(Send("bob", message.id, msgspec.msgpack.encode(message)))
+    assert await team.broker.receive("bob", timeout=0) is None
+    assert "digest" in (await team.broker.dead_letters("bob"))[0].reason
+
+
+@pytest.mark.parametrize("header", ["", "no pointer", "ab" * 16, f"{'ab' * 16}:0123456789ab:9:1:2", "../secret:1:2:3"])
+async def test_a_pointer_that_is_none_goes_to_the_dead_letters(team: Space, header: str) -> None:
+    message = Message(sender="ann", receiver="bob", headers={POINTER_HEADER: header})
+    await team.engine.send(Send("bob", message.id, msgspec.msgpack.encode(message)))
+    assert await team.broker.receive("bob", timeout=0) is None
+    assert "pointer that is none" in (await team.broker.dead_letters("bob"))[0].reason
+    assert await team.broker.purge("bob") == 1
+
+
+async def test_a_copy_that_somebody_took_away_is_not_pointed_at_again(team: Space) -> None:
+    await share(team, ["bob"])
+    (record,) = await kept(team)
+    await team.engine.commit(Commit(deletes=(Delete(record.key),)))
+    await share(team, ["eve"])
+    delivery = await take(team, "eve")
+    assert delivery.message.content == REPORT
+    await delivery.acknowledge()
+    assert await kept(team) == []
 
 
 async def test_the_content_goes_when_its_time_is_over(team: Space, harness: SpaceHarness) -> None:
