@@ -47,12 +47,13 @@ def test_every_chapter_of_the_tutorial_is_in_the_program() -> None:
     assert {page for page in pages() if page.parent.name == "tutorial"} == set(TUTORIAL)
 
 
+@pytest.mark.parametrize("url", ["file:page.db", "nats://localhost:4222/page"])
 @pytest.mark.parametrize("page", IN_PROCESS, ids=name_of)
-async def test_a_howto_that_is_written_for_one_process_does_the_same_on_a_file(
-    page: Path, tmp_path: Path, monkeypatch: Any
+async def test_a_howto_that_is_written_for_one_process_does_the_same_elsewhere(
+    page: Path, url: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    await Reader(directory=tmp_path).follow(blocks(page, instead='connect("file:page.db")'))
+    await Reader(directory=tmp_path).follow(blocks(page, instead=f'connect("{url}")'))
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
