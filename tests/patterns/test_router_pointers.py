@@ -290,6 +290,8 @@ async def test_a_dead_letter_keeps_its_content_until_it_is_purged_or_handled(tea
     message = await share(team, ["bob"])
     await (await take(team, "bob")).reject("not now")
     assert len(await kept(team)) == 1
+    (letter,) = await team.broker.dead_letters("bob")
+    assert (letter.reason, letter.message.content) == ("not now", REPORT)
     assert await team.broker.redeliver("bob") == 1
     delivery = await take(team, "bob")
     assert (delivery.message.id, delivery.message.content) == (message.id, REPORT)

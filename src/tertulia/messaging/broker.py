@@ -407,7 +407,7 @@ class MessageBroker:
     async def dead_letters(self, agent_id: str, *, limit: int = 100) -> list[DeadLetter]:
         """Return the agent's dead letters, oldest first; also of an agent that was unregistered."""
         check_count("limit", limit, dead_letters.MAX_DEAD_LETTERS)
-        return await dead_letters.list_dead_letters(self.outbox, check_name(agent_id), limit)
+        return await dead_letters.list_dead_letters(self.outbox, check_name(agent_id), limit, self.contents)
 
     async def redeliver(self, agent_id: str, message_id: str | None = None) -> int:
         """Move one dead letter, or all of them, back into the mailbox; return how many were moved.

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from tertulia._clock import instant
 from tertulia.engines.base import DEAD_LETTERS, Claimed, Commit, MailboxOptions, Send, Settle, Stored
-from tertulia.errors import AlreadySettledError, DecodeError
+from tertulia.errors import AlreadySettledError, ContentGoneError, DecodeError
 from tertulia.messaging import contents
 from tertulia.messaging.delivery import message_of
 from tertulia.messaging.outbox import Outbox, failures_of
+from tertulia.messaging.pointers import has_pointer
 from tertulia.records import DeadLetter, Message, WhenFull
 
 MAX_DEAD_LETTERS = 10_000  # per agent: somebody should have looked by then; the oldest go first, and are logged
 OPTIONS = MailboxOptions(max_size=MAX_DEAD_LETTERS, when_full=WhenFull.DROP_OLDEST)
 
 
-async def list_dead_letters(outbox: Outbox, agent_id: str, limit: int) -> list[DeadLetter]:
-    """Return the oldest dead letters of an agent."""
+async def list_dead_letters(outbox: Outbox, agent_id: str, limit: int, kept: contents.Contents) -> list[DeadLetter]:
+    """Return the oldest dead letters of an agent, with the contents that they point at, where those are still there."""
     stored = await outbox.engine.browse(DEAD_LETTERS + agent_id, limit=limit)
-    return [_dead_letter(agent_id, item) for item in stored]
+    return [_dead_letter(agent_id, item, await _whole(agent_id, item, kept)) for item in stored]
 
 
 async def redeliver(outbox: Outbox, agent_id: str, message_id: str | None) -> int:
@@ -68,12 +71,20 @@ async def _try(outbox: Outbox, commit: Commit, purged: Message | None = None) ->
     return True
 
 
-def _dead_letter(agent_id: str, item: Stored) -> DeadLetter:
+async def _whole(agent_id: str, item: Stored, kept: contents.Contents) -> Message:
+    message = legible(agent_id, item)
+    if has_pointer(message):
+        with suppress(ContentGoneError, DecodeError):  # then there is no more to show
+            return await kept.fetch(Claimed(agent_id, item.message_id, item.body, notes=item.notes), message)
+    return message
+
+
+def _dead_letter(agent_id: str, item: Stored, message: Message) -> DeadLetter:
     history = failures_of(item.notes)
     last = history[-1] if history else None
     return DeadLetter(
         agent_id=agent_id,
-        message=legible(agent_id, item),
+        message=message,
         reason="" if last is None else last.reason,
         error="" if last is None else last.error,
         at=instant(item.stored_at),
