@@ -62,8 +62,11 @@ def test_figures_of_another_machine_or_version_are_not_mixed_with_new_ones(other
 
 def test_how_busy_the_machine_was_makes_it_no_other_machine():
     old = profile(cell(engine="file"), machine=replace(MACHINE, load=9.0))
+    both = merged(old, profile(cell()))
 
-    assert len(merged(old, profile(cell())).cells) == 2
+    assert len(both.cells) == 2
+    assert both.machine.load == 9.0, "some of these figures were measured then"
+    assert merged(profile(cell(), machine=replace(MACHINE, load=9.0)), profile(cell())).machine == MACHINE
 
 
 def test_a_profile_that_is_not_about_everything_says_what_is_missing():

@@ -185,7 +185,8 @@ def _fault_tolerance(cells: Sequence[Cell]) -> str:
 def _complexity(cells: Sequence[Cell], paradigm: Paradigm) -> str:
     lines = [lines_of_code(use_case).get(paradigm, 0) for use_case in dict.fromkeys(cell.use_case for cell in cells)]
     written = [count for count in lines if count]
-    return f"{median(written):.0f} lines ({min(written)} to {max(written)}) for the same work"
+    low, high = min(written), max(written)
+    return f"{median(written):.0f} lines{'' if low == high else f' ({low} to {high})'} for the same work"
 
 
 def lines_of_code(use_case: UseCase) -> dict[Paradigm, int]:

@@ -26,11 +26,14 @@ def existing(path: Path) -> Profile | None:
 def merged(old: Profile | None, new: Profile) -> Profile:
     """Return the new figures, with the old ones of points that are not among them, if they tell of the same.
 
-    That is the same machine and the same version of everything; otherwise the old ones are of no use.
+    That is the same machine and the same version of everything; otherwise the old ones are of no use. The load is the
+    higher one of the two.
     """
     if old is None or not _is_alike(old.machine, new.machine):
         return new
     cells = {_point(cell): cell for cell in (*old.cells, *new.cells)}
+    if len(cells) > len(new.cells):  # something of the old is left, and was measured while the machine was as busy
+        new = replace(new, machine=replace(new.machine, load=_busier(old.machine.load, new.machine.load)))
     return replace(new, cells=tuple(cells.values()))
 
 
@@ -81,6 +84,10 @@ def _digits(value: Any) -> Any:
 
 def _point(cell: Cell) -> tuple[object, ...]:
     return (cell.use_case, cell.paradigm, cell.engine, cell.agents_as, cell.agents, cell.payload)
+
+
+def _busier(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else max(one, other)
 
 
 def _is_alike(one: Environment, other: Environment) -> bool:
