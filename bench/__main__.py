@@ -10,7 +10,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import file_memory, file_messages, file_requests, growth, memory, nats_space, requests, router, streams
+from bench import (
+    blackboard,
+    file_memory,
+    file_messages,
+    file_requests,
+    growth,
+    memory,
+    nats_space,
+    requests,
+    router,
+    streams,
+)
 from bench.machine import describe_machine
 from bench.report import as_json, print_report
 from bench.rows import Row
@@ -26,6 +37,7 @@ ROWS: tuple[Row, ...] = (
     *nats_space.ROWS,
     *growth.ROWS,
     *router.ROWS,
+    *blackboard.ROWS,
 )
 
 
