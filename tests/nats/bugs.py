@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tertulia.engines import _nats_commit, _nats_mail, _nats_reading, _nats_store, _nats_watch, _nats_wire, nats
+from tertulia.engines import _nats_commit, _nats_mail, _nats_patience, _nats_reading, _nats_store, _nats_watch, nats
 from tertulia.errors import EngineUnavailableError, OutcomeUnknownError
 
 Patch = pytest.MonkeyPatch
@@ -32,7 +32,7 @@ def writes_are_acknowledged_before_the_server_has_acknowledged_them(patch: Patch
 
 
 def unknown_outcomes_are_taken_for_failures(patch: Patch) -> None:
-    patch.setattr(_nats_wire.Patience, "given_up", lambda self: EngineUnavailableError(self.why))
+    patch.setattr(_nats_patience.Patience, "given_up", lambda self: EngineUnavailableError(self.why))
 
 
 def unknown_outcomes_are_taken_for_successes(patch: Patch) -> None:

@@ -23,7 +23,8 @@ from typing import Any, Self, cast
 import nats
 
 from tertulia import Space
-from tertulia.engines._nats_wire import Unanswered, Wire
+from tertulia.engines._nats_patience import Unanswered
+from tertulia.engines._nats_wire import Wire
 from tertulia.errors import TertuliaError
 from tertulia.testing.conformance import SpaceHarness
 

@@ -150,6 +150,15 @@ async def test_a_half_open_connection_that_takes_no_more_bytes_is_given_up_and_m
         assert {entry.version for entry in await soon(asyncio.gather(*writing))} == {1}
 
 
+async def test_a_space_closes_in_time_though_its_connection_takes_no_more_bytes(url: str):
+    async with behind_a_proxy(url, timeout=0.5) as (proxy, space):
+        proxy.stuck = True
+        writes = [space.memory.write(f"k{number}", "x" * 900_000, owner="ada") for number in range(12)]
+        errors = await soon(asyncio.gather(*writes, return_exceptions=True))
+        assert {type(error) for error in errors} <= {EngineUnavailableError, OutcomeUnknownError}
+        await soon(space.aclose())
+
+
 async def test_what_cannot_be_reached_in_time_is_refused_or_in_doubt_and_never_hangs(url: str):
     async with behind_a_proxy(url, timeout=1.0) as (proxy, space):
         await space.broker.register_agent("ada")

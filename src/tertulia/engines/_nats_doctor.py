@@ -10,10 +10,10 @@ from msgspec import Struct
 
 from tertulia._clock import Clock
 from tertulia.engines._nats_open import check_level, differences, exposures
+from tertulia.engines._nats_patience import Unanswered
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_stream import StreamInfo
 from tertulia.engines._nats_url import Settings
-from tertulia.engines._nats_wire import Unanswered
 from tertulia.errors import AccessDeniedError, EngineUnavailableError
 from tertulia.records import Finding
 

@@ -14,8 +14,8 @@ import msgspec
 
 from tertulia._background import Background, logger
 from tertulia.engines._nats_format import Entries, Entry, KeyState, encode, key_state, read_entries
+from tertulia.engines._nats_patience import Unanswered
 from tertulia.engines._nats_store import Store
-from tertulia.engines._nats_wire import Unanswered
 from tertulia.errors import SpaceClosedError
 
 SOON = (

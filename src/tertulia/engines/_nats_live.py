@@ -27,9 +27,10 @@ from tertulia.engines._nats_format import (
     read_letter,
 )
 from tertulia.engines._nats_mail import Mail
+from tertulia.engines._nats_patience import Unanswered
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_stream import Write
-from tertulia.engines._nats_wire import Subscription, Unanswered
+from tertulia.engines._nats_subscription import Subscription
 from tertulia.engines.base import Claimed, Publish, Send
 from tertulia.errors import SpaceClosedError, TertuliaError, UnknownAgentError
 

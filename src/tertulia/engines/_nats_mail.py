@@ -25,8 +25,8 @@ from tertulia.engines._nats_format import (
 from tertulia.engines._nats_mailbox import Item, View, wake_one
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_stream import Write, WrongSequence, pause_for
+from tertulia.engines._nats_subscription import Subscription
 from tertulia.engines._nats_time import SharedTime
-from tertulia.engines._nats_wire import Subscription
 from tertulia.engines.base import Claimed, Stored
 from tertulia.errors import LeaseLostError, SpaceClosedError, TertuliaError
 

@@ -10,13 +10,14 @@ import msgspec
 
 from tertulia.engines._nats_format import FORMAT
 from tertulia.engines._nats_history import MAX_ENTRY
+from tertulia.engines._nats_patience import Patience, Unanswered
 from tertulia.engines._nats_reading import PAUSE
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_stream import StreamInfo, Write
 from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_time import SharedTime
 from tertulia.engines._nats_url import Settings
-from tertulia.engines._nats_wire import Patience, Unanswered, Wire
+from tertulia.engines._nats_wire import Wire
 from tertulia.errors import (
     EngineError,
     EngineUnavailableError,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from tertulia.engines._nats_client import STATUS
+from tertulia.engines._nats_patience import ATTEMPT, Patience, Unanswered
 from tertulia.engines._nats_stream import (
     NO_STREAM,
     NOT_FOUND,
@@ -22,8 +24,9 @@ from tertulia.engines._nats_stream import (
     found_in,
 )
 from tertulia.engines._nats_subjects import Subjects
+from tertulia.engines._nats_subscription import Handler, Subscription
 from tertulia.engines._nats_url import Settings
-from tertulia.engines._nats_wire import ATTEMPT, STATUS, Handler, Patience, Subscription, Unanswered, Wire
+from tertulia.engines._nats_wire import Wire
 from tertulia.errors import EngineUnavailableError, OutcomeUnknownError
 
 PAGE = 1_000  # messages read at once where there are more

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tertulia._clock import SYSTEM_CLOCK
+from tertulia.engines._nats_patience import Unanswered
 from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_url import settings_of
-from tertulia.engines._nats_wire import Unanswered, Wire
+from tertulia.engines._nats_wire import Wire
 from tertulia.errors import EngineUnavailableError
 
 __all__ = ["remove_space"]

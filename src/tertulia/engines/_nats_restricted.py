@@ -16,9 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from tertulia.engines._nats_doubt import Fate, Verdict
+from tertulia.engines._nats_patience import Patience, Unanswered
 from tertulia.engines._nats_store import Store, Trial
 from tertulia.engines._nats_stream import Found, Write
-from tertulia.engines._nats_wire import Patience, Unanswered
 from tertulia.errors import EngineError, EngineUnavailableError, UnsupportedError
 
 AT_ONCE = 64  # reads under way at once: enough to keep a connection busy, few enough to stay within its buffers

@@ -13,11 +13,12 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from tertulia.engines._nats_doubt import Fate, Verdict, judge, telling
+from tertulia.engines._nats_patience import Patience, Unanswered
 from tertulia.engines._nats_reading import PAUSE, Reader
 from tertulia.engines._nats_stream import BUSY, Write, WrongSequence, decode_ack, failure_of
 from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_url import Settings
-from tertulia.engines._nats_wire import Patience, Unanswerable, Unanswered, Wire
+from tertulia.engines._nats_wire import Unanswerable, Wire
 from tertulia.errors import EngineUnavailableError, UnsupportedError
 
 MAX_MEMBERS = 1_000  # of a batch, by the server

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tertulia.engines._nats_wire import DESCRIPTION, STATUS, Unanswered
+from tertulia.engines._nats_client import DESCRIPTION, STATUS
+from tertulia.engines._nats_patience import Unanswered
 from tertulia.errors import EngineError
 
 _WRONG_SEQUENCE, _IN_FLIGHT = 10071, 10164

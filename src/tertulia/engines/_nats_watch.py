@@ -18,7 +18,7 @@ from tertulia.engines._nats_format import LIVE, KeyState, key_state
 from tertulia.engines._nats_history import History
 from tertulia.engines._nats_keys import KEEP_GONE, Keys
 from tertulia.engines._nats_store import Store
-from tertulia.engines._nats_wire import Subscription
+from tertulia.engines._nats_subscription import Subscription
 from tertulia.engines.base import Change
 from tertulia.errors import EngineUnavailableError, TertuliaError, WatchLaggedError
 

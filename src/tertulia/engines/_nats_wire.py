@@ -1,56 +1,37 @@
-"""The connection to the servers: calls with one answer or many, subscriptions, and what to do when it breaks.
-
-The only module that touches the client library; its exceptions end here.
-"""
+"""The connection to the servers: calls with one answer or many, subscriptions, and what to do when it breaks."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nats import errors as foreign
 from nats.aio.client import Client
-from nats.js.api import Header
 
 from tertulia._background import logger
 from tertulia._clock import Clock, hold
+from tertulia.engines._nats_client import STATUS, abort, denial_in, drop, ended, options_of, said
+from tertulia.engines._nats_patience import ATTEMPT, Unanswered
+from tertulia.engines._nats_subscription import Handler, Subscription
 from tertulia.engines._nats_url import Settings
 from tertulia.errors import (
     AccessDeniedError,
     EngineError,
     EngineUnavailableError,
-    OutcomeUnknownError,
     SpaceClosedError,
     ValueTooLargeError,
 )
 
-ATTEMPT = 1.0  # seconds until a call that got no answer is tried again; to miss a leader and elect one takes 4 to 9
-BRIEF = 0.1  # the same for the first try at what any replica may answer: the next to be asked may not stand still
 PROBE = 1.0  # seconds for the server to answer a ping before the connection is taken for dead
-RECONNECT_WAIT = 0.1  # seconds between attempts at one server: well within the 2 s in which watches are to resume
 REOPEN_WAIT = 0.5  # seconds between attempts at a new connection, after the server closed the last one for good
-PING_INTERVAL = 10  # seconds; a connection that nobody calls on is found dead after three of them
 FLUSH = 2.0  # seconds for what was sent last to reach the server when a space is closed
-STATUS, DESCRIPTION = Header.STATUS.value, Header.DESCRIPTION  # the library's own keys: one is text, one is not
 NO_RESPONDERS = "503"
-_DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
 _REFUSED = ("authorization violation", "authentication", "nkey", "user jwt")
 
 _NOT_INBOXES = ("tertulia", "$")  # what begins subjects that mean something: nobody is answered there
 
-Handler = Callable[[Any], Awaitable[None] | None]
 Unanswerable = tuple[str, bytes, dict[str, str] | None]  # a message that nobody answers: subject, payload, headers
-
-
-class Unanswered(Exception):  # noqa: N818 - a signal between the engine's modules
-    """A call got no answer. `sent` is False when it cannot have been acted on."""
-
-    def __init__(self, why: str, *, sent: bool) -> None:
-        super().__init__(why)
-        self.why = why
-        self.sent = sent
 
 
 class _Call:
@@ -78,42 +59,6 @@ class _Call:
             if one.lower() == subject:
                 return one
         return ""
-
-
-class Subscription:
-    """Messages of a subject go to a handler, which must not wait, until it is stopped."""
-
-    def __init__(self, wire: Wire, subject: str, handler: Handler, queue: str) -> None:
-        self.subject = subject
-        self.queue = queue
-        self.denied: AccessDeniedError | None = None
-        self._wire = wire
-        self._handler = handler
-        self._client: Any = None
-        self._foreign: Any = None
-
-    async def start(self, client: Any) -> None:
-        """Subscribe with a client."""
-        self._client = client
-        self._foreign = await client.subscribe(self.subject, queue=self.queue, cb=self._on_message)
-
-    async def _on_message(self, message: Any) -> None:
-        try:
-            work = self._handler(message)
-            if work is not None:
-                await work
-        except Exception:  # noqa: BLE001 - one message that cannot be read must not end the subscription
-            logger.exception("a message on %s could not be taken in", self.subject)
-
-    async def stop(self) -> None:
-        """Unsubscribe."""
-        self._wire.forget(self)
-        foreign_sub, self._foreign = self._foreign, None
-        if foreign_sub is not None and not self._client.is_closed:
-            try:
-                await foreign_sub.unsubscribe()
-            except foreign.Error:
-                logger.debug("%s was unsubscribed while the connection closed", self.subject, exc_info=True)
 
 
 class Wire:
@@ -144,7 +89,7 @@ class Wire:
             async with asyncio.timeout(self._settings.timeout):
                 await self._open_client()
         except TimeoutError:
-            why = f": {_said(self._last_error)}" if self._last_error else ""
+            why = f": {said(self._last_error)}" if self._last_error else ""
             servers = ", ".join(self._settings.servers)
             raise EngineUnavailableError(f"no NATS server answers at {servers}{why}") from self._last_error
         self._up.set()
@@ -153,7 +98,7 @@ class Wire:
         client: Any = Client()
         self._client = client
         self._fatal = asyncio.get_running_loop().create_future()
-        connecting = asyncio.ensure_future(client.connect(**self._options()))
+        connecting = asyncio.ensure_future(client.connect(**options_of(self._settings), **self._callbacks()))
         try:
             await asyncio.wait([connecting, self._fatal], return_when=asyncio.FIRST_COMPLETED)
             if self._fatal.done():
@@ -161,59 +106,42 @@ class Wire:
             try:
                 await connecting
             except (foreign.Error, OSError, ValueError) as error:
-                raise EngineUnavailableError(f"the connection failed: {_said(error)}") from error
+                raise EngineUnavailableError(f"the connection failed: {said(error)}") from error
         except BaseException:
-            await _ended(connecting)
-            await self._drop_client(client)
+            await ended(connecting)
+            await drop(client)
             raise
         self._inbox = client.new_inbox() + "."
         await client.subscribe(self._inbox + "*", cb=self._on_answer)
 
-    def _options(self) -> dict[str, Any]:
-        settings = self._settings
-        options: dict[str, Any] = {
-            "servers": list(settings.servers),
-            "name": f"tertulia {settings.space}",
+    def _callbacks(self) -> dict[str, Any]:
+        return {
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnected,
             "reconnected_cb": self._on_reconnected,
             "closed_cb": self._on_closed,
-            "connect_timeout": max(1, round(min(settings.timeout, 5.0))),
-            "reconnect_time_wait": RECONNECT_WAIT,
-            "max_reconnect_attempts": -1,
-            "ping_interval": PING_INTERVAL,
-            "inbox_prefix": settings.inbox,
-            "user": settings.user,
-            "password": settings.password,
-            "token": settings.token,
-            "nkeys_seed": settings.nkey,
-            "user_credentials": settings.creds,
-            "tls": settings.tls,
         }
-        return {name: value for name, value in options.items() if value is not None}
 
     async def aclose(self) -> None:
         """Send what is to be sent, and disconnect. Calls that wait fail with SpaceClosedError."""
         self._closed = True
         client = self._client
-        if client is not None and client.is_connected:
-            try:
-                await self._flush(FLUSH)
-            except Unanswered as error:
-                logger.warning("the NATS connection closed before all was sent: %s", error)
+        if client is not None and not await self._all_is_sent(client):
+            abort(client)  # else what was not would be waited for
         self._fail_all(SpaceClosedError())
-        await self._drop_client(client)
+        await drop(client)
         for task in list(self._tasks):
-            await _ended(task)
+            await ended(task)
 
-    async def _drop_client(self, client: Any) -> None:
-        """Close a client and wait until nothing of it runs any more."""
-        if client is None:
-            return
+    async def _all_is_sent(self, client: Any) -> bool:
+        if not client.is_connected:
+            return False
         try:
-            await client.close()
-        except (foreign.Error, OSError, AttributeError) as error:  # the last, where it never had a socket
-            logger.debug("closing the NATS connection: %s", _said(error))
+            await self._flush(FLUSH)
+        except Unanswered as error:
+            logger.warning("the NATS connection closed before all was sent: %s", error)
+            return False
+        return True
 
     @property
     def max_payload(self) -> int:
@@ -312,7 +240,7 @@ class Wire:
         except foreign.MaxPayloadError as error:
             raise ValueTooLargeError(len(payload), self.max_payload) from error
         except (foreign.Error, OSError) as error:
-            raise Unanswered(_said(error), sent=False) from error
+            raise Unanswered(said(error), sent=False) from error
 
     async def _on_answer(self, message: Any) -> None:
         call = self._calls.get(message.subject[len(self._inbox) :])
@@ -348,7 +276,7 @@ class Wire:
             await self._flush(PROBE)
         except Unanswered:
             logger.warning("the NATS server does not answer; connecting anew")
-            _abort(client)  # what could not be sent so far would be waited for
+            abort(client)  # what could not be sent so far would be waited for
             await client.force_reconnect()
 
     # --- subscriptions ---
@@ -359,13 +287,13 @@ class Wire:
         Raises Unanswered.
         """
         await self.wait_up(self._settings.timeout)
-        subscription = Subscription(self, subject, handler, queue)
+        subscription = Subscription(subject, handler, queue, self.forget)
         self._subscriptions.append(subscription)
         try:
             await subscription.start(self._client)
         except (foreign.Error, OSError) as error:
             self.forget(subscription)
-            raise Unanswered(_said(error), sent=False) from error
+            raise Unanswered(said(error), sent=False) from error
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
@@ -405,11 +333,11 @@ class Wire:
 
     async def _on_error(self, error: Exception) -> None:
         if not self._up.is_set() and (isinstance(error, OSError) or not self._client.is_connected):
-            _abort(self._client)  # the client forgets the socket of a try at connecting that failed
-        text = _said(error)
-        denied = _DENIED.search(text)
+            abort(self._client)  # the client forgets the socket of a try at connecting that failed
+        text = said(error)
+        denied = denial_in(text)
         if denied is not None:
-            self._deny(denied.group(1).lower(), denied.group(2), text)
+            self._deny(*denied, text)
         elif isinstance(error, foreign.SlowConsumerError):
             logger.error("messages from the NATS server were dropped: too many came at once")
             self._new_epoch()
@@ -455,14 +383,14 @@ class Wire:
             self._start(self._reopen())
 
     async def _reopen(self) -> None:
-        logger.warning("the NATS server closed the connection (%s); connecting anew", _said(self._last_error))
+        logger.warning("the NATS server closed the connection (%s); connecting anew", said(self._last_error))
         while not self._closed:
             try:
                 await self._open_client()
                 for subscription in list(self._subscriptions):
                     await subscription.start(self._client)
             except (EngineError, AccessDeniedError, foreign.Error, OSError) as error:
-                logger.warning("no new connection to the NATS server yet: %s", _said(error))
+                logger.warning("no new connection to the NATS server yet: %s", said(error))
                 await asyncio.sleep(REOPEN_WAIT)
             else:
                 self._up.set()
@@ -483,67 +411,3 @@ class Wire:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _ended(task: Awaitable[Any]) -> None:
-    """Cancel a task and wait for its end."""
-    future = asyncio.ensure_future(task)
-    future.cancel()
-    await asyncio.wait([future])
-    if not future.cancelled() and future.exception() is not None:
-        logger.debug("a task of the NATS connection ended", exc_info=future.exception())
-
-
-def _abort(client: Any) -> None:
-    """Drop a client's socket, with what has not been sent."""
-    writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
-
-
-def _said(error: BaseException | None) -> str:
-    return "" if error is None else (str(error) or type(error).__name__)
-
-
-class Patience:
-    """How long a call goes on trying: until `seconds` are over, by real time."""
-
-    __slots__ = ("_end", "attempts", "doubt", "why")
-
-    def __init__(self, seconds: float) -> None:
-        self._end = asyncio.get_running_loop().time() + seconds
-        self.attempts = 0
-        self.doubt = False
-        self.why = ""
-
-    @property
-    def brief(self) -> float:
-        """Seconds that a try may take where the next one may be answered by another server."""
-        return min(ATTEMPT, BRIEF * 2.0 ** min(self.attempts, 8))
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left."""
-        return self._end - asyncio.get_running_loop().time()
-
-    async def after(self, lost: Unanswered, wire: Wire, pause: float) -> None:
-        """Wait a moment for a server to be there again.
-
-        Raises, when time is up, OutcomeUnknownError if something was sent, else EngineUnavailableError.
-        """
-        self.attempts += 1
-        self.doubt = self.doubt or lost.sent
-        self.why = lost.why
-        if self.left <= pause:
-            raise self.given_up() from lost
-        await asyncio.sleep(pause)
-        try:
-            await wire.wait_up(self.left)
-        except Unanswered as still:
-            raise self.given_up() from still
-
-    def given_up(self) -> EngineError:
-        """Return the error of a call that was tried long enough."""
-        if self.doubt:
-            return OutcomeUnknownError(f"whether it happened is not known: {self.why}")
-        return EngineUnavailableError(f"nothing was done: {self.why}")
