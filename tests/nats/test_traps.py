@@ -483,3 +483,33 @@ async def test_changes_that_are_too_large_to_go_together_or_at_all_are_kept_as_f
     async with connect(url) as reader:
         kept = await engine_of(reader)._history.after(0)  # noqa: SLF001
     assert [len(state.body) for _, (_, state) in sorted(kept.items())] == [one for one in sizes if one < 64 * 1024]
+
+
+@pytest.mark.parametrize("heir", [None, "heir"])
+async def test_what_is_left_of_a_closed_mailbox_is_swept_and_never_what_a_new_one_of_its_name_holds(
+    url: str, heir: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    async with connect(url) as space:
+        engine = space.engine
+        for name in ("ada", "heir"):
+            await engine.open_mailbox(name, MailboxOptions())
+        closing: Any = engine_of(space)._closing  # noqa: SLF001
+        look, sweep, made = closing._items, closing.sweep, 0  # noqa: SLF001
+
+        async def later(*_: Any) -> None: ...
+
+        monkeypatch.setattr(closing, "sweep", later)
+        await engine.close_mailbox("ada", heir=heir)
+
+        async def look_late(mailbox: str) -> Any:
+            nonlocal made
+            made += 1
+            await engine.open_mailbox("ada", MailboxOptions())
+            await engine.send(Send("ada", "to the new one", b""))
+            return await look(mailbox)
+
+        monkeypatch.setattr(closing, "_items", look_late)
+        await soon(sweep("ada", heir, b""))
+        assert made == 1
+        assert [one.message_id for one in await engine.browse("ada")] == ["to the new one"]
+        assert await engine.browse("heir") == []

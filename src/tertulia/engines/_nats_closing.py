@@ -10,7 +10,17 @@ from msgspec.structs import replace
 from tertulia._background import logger
 from tertulia.engines._nats_boxes import Box
 from tertulia.engines._nats_commit import KEEP_SETTLED, Committer
-from tertulia.engines._nats_format import GONE, LIVE, WAITING, BoxState, MailState, bounded_notes, encode, mail_state
+from tertulia.engines._nats_format import (
+    GONE,
+    LIVE,
+    WAITING,
+    BoxState,
+    MailState,
+    bounded_notes,
+    box_state,
+    encode,
+    mail_state,
+)
 from tertulia.engines._nats_mailbox import Item
 from tertulia.engines._nats_stream import Write, WrongSequence, pause_for
 from tertulia.errors import TertuliaError, UnknownAgentError
@@ -50,16 +60,22 @@ class Closing:
             return count + len(items)
 
     async def sweep(self, mailbox: str, heir: str | None, note: bytes) -> None:
-        """Move what was sent at the very moment when the mailbox closed."""
+        """Move what was sent at the very moment when the mailbox closed; a new one of its name keeps what it has."""
         await asyncio.sleep(LINGER)
+        subjects = self._.subjects
         try:
-            if await self._.registry.look_up(mailbox) is not None:
+            found = await self._.store.get(subjects.box(mailbox))
+            if found is not None and box_state(mailbox, found.data).kind == LIVE:
                 return
+            closed = Write(subjects.check, b"", expected=found.seq if found else 0, check=subjects.box(mailbox))
             items = await self._items(mailbox)
             if items:
                 to = None if heir is None else await self._.registry.look_up(heir)
-                await self._move(Box(mailbox, 0, BoxState(GONE, "", 0)), items[:AT_ONCE], to, note, last=False)
-        except (TertuliaError, WrongSequence):
+                box = Box(mailbox, 0, BoxState(GONE, "", 0))
+                await self._move(box, items[:AT_ONCE], to, note, last=False, guards=(closed,))
+        except WrongSequence:
+            logger.debug("%r was made anew while it was swept", mailbox)
+        except TertuliaError:
             logger.warning("messages sent to %r while it closed stay there", mailbox, exc_info=True)
 
     async def _heir(self, name: str) -> Box:
@@ -79,8 +95,17 @@ class Closing:
                 items.append(Item(message_id, one.seq, mail.first or one.seq, mail))
         return sorted(items, key=lambda item: item.first)
 
-    async def _move(self, box: Box, items: list[Item], heir: Box | None, note: bytes, *, last: bool) -> None:
-        """Write one batch; with `last` the mailbox goes with it. Raises WrongSequence."""
+    async def _move(
+        self,
+        box: Box,
+        items: list[Item],
+        heir: Box | None,
+        note: bytes,
+        *,
+        last: bool,
+        guards: tuple[Write, ...] = (),
+    ) -> None:
+        """Write one batch; with `last` the mailbox goes with it. Raises WrongSequence, also for what a guard finds."""
         op = self._.new_op()
         writes: list[Write] = []
         learnt: list[tuple[str, str, MailState]] = []
@@ -96,7 +121,7 @@ class Closing:
             writes += self._.registry.writes(box.name, closed, box.seq)
         if not writes:
             return
-        end = await self._.store.write_all(writes, op)
+        end = await self._.store.write_all([*guards, *writes], op)
         for number, (mailbox, message_id, state) in enumerate(learnt, start=end - len(writes) + 1):
             if (view := self._.mail.known(mailbox)) is not None:
                 view.learn(message_id, number, replace(state))
