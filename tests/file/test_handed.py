@@ -201,6 +201,27 @@ async def test_what_comes_for_a_claimant_that_went_away_is_given_back(tmp_path: 
     assert ids(claimed) == [("m", 1, 0)]
 
 
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_a_process_takes_what_it_was_handed_and_has_not_heard_of_before_all_that_came_later(
+    tmp_path: Path, durability: str
+):
+    async with waiting(tmp_path, durability=durability) as (here, there, claim):
+        claim.cancel()
+        with suppress(asyncio.CancelledError):
+            await claim
+        deafen(here)
+        for name in ("m1", "m2", "m3"):
+            await there.send(Send("ada", name, b""))
+        stored = await states(there)
+        taken = [ids(await claim_now(here))[0] for _ in range(3)]
+        here._hub._on_rung()  # noqa: SLF001 - at last
+        nothing_more = await here.claim("ada")
+
+    assert stored == ["leased", "waiting", "waiting"]
+    assert taken == [("m1", 1, 0), ("m2", 1, 0), ("m3", 1, 0)]
+    assert nothing_more == []
+
+
 async def test_what_comes_back_counts_as_tried_when_a_later_one_may_have_been_taken_before_it(tmp_path: Path):
     async with two_processes(tmp_path) as (here, there):
         await there.open_mailbox("ada", MailboxOptions())

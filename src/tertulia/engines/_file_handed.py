@@ -7,7 +7,7 @@ ever waits for it is served so; at most one message of it can then be on its way
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tertulia.engines._file_format import Execute
 from tertulia.engines._file_mail import handed_to
@@ -36,12 +36,28 @@ class Handed:
     def find(self, execute: Execute, clock: FileClock, instance: str) -> None:
         """Take what was handed over though nobody rang, as when its sender was killed right then."""
         for mailbox in {*self._known, *self._claimants}:
-            found = handed_to(execute, clock, mailbox, instance)
-            lost = [claimed for claimed in found if claimed.sequence not in self._known.get(mailbox, ())]
-            if known := self._known.pop(mailbox, set[int]()) & {claimed.sequence for claimed in found}:
-                self._known[mailbox] = known
-            for claimed in lost:
+            for claimed in self._unheard(mailbox, execute, clock, instance):
                 self.put(claimed)
+
+    def find_one(self, execute: Execute, mailbox: str, clock: FileClock, instance: str) -> Claimed | None:
+        """Return a message that was handed over from this mailbox and of which nobody here has heard yet."""
+        first, *others = self._unheard(mailbox, execute, clock, instance) or (None,)
+        if first is not None:
+            self._known.setdefault(mailbox, set()).add(first.sequence)
+        for claimed in others:
+            self.put(claimed)
+        return first
+
+    def heard(self, mailbox: str) -> Collection[int]:
+        """Return the sequences of what has come from a mailbox, taken or not; it may change meanwhile."""
+        return self._known.get(mailbox, ())
+
+    def _unheard(self, mailbox: str, execute: Execute, clock: FileClock, instance: str) -> list[Claimed]:
+        found = handed_to(execute, clock, mailbox, instance)
+        unheard = [claimed for claimed in found if claimed.sequence not in self.heard(mailbox)]
+        if known := self._known.pop(mailbox, set[int]()) & {claimed.sequence for claimed in found}:
+            self._known[mailbox] = known
+        return unheard
 
     def take(self, mailbox: str) -> Claimed | None:
         """Return a message that has come, if there is one."""

@@ -175,9 +175,9 @@ class Hub:
         if dead := [instance for instance, path in bells if path and not Path(path).exists()]:
             self.write_soon(lambda session: [leave(session, instance) for instance in dead])
 
-    def unclaim(self, claims: list[Claimed]) -> None:
-        """Give back what was claimed for somebody who went away meanwhile."""
-        stored = [claimed for claimed in claims if not claimed.transient]
+    def unclaim(self, claims: list[Claimed] | None) -> None:
+        """Give back what was claimed, if anything, for somebody who went away meanwhile."""
+        stored = [claimed for claimed in claims or () if not claimed.transient]
         if stored:
             self.write_soon(lambda session: unclaim(session, stored))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from operator import attrgetter
 from typing import Any
 
@@ -59,9 +60,9 @@ _LOOK = (
     " (SELECT sequence FROM messages WHERE box = h.id AND due = 0.0 ORDER BY sequence LIMIT 1)"
     " FROM heads h WHERE name = ?"
 )
-_HANDED_TO = (
-    f"SELECT {COLUMNS} FROM messages WHERE box = ? AND due > ? AND state = 1 AND attempt = 1 AND flags >> 1 = ?"  # noqa: S608
-)
+_HANDED = "FROM messages WHERE box = ? AND due > ? AND state = 1 AND attempt = 1 AND flags >> 1 = ?"
+_HANDED_TO = f"SELECT {COLUMNS} {_HANDED}"
+_SEQUENCES_HANDED_TO = f"SELECT sequence {_HANDED}"
 _WHOSE = "SELECT box, message_id FROM messages WHERE place = ?"
 _sequence = attrgetter("sequence")
 _SENT = Sent(1)
@@ -371,8 +372,11 @@ def _is_known(session: Session, box: Box, place: int, send: Send | Publish) -> b
 # --- claiming ---
 
 
-def claim(session: Session, name: str, limit: int, lease: float) -> list[Claimed]:
-    """Take up to `limit` messages under a lease, oldest first. Raises UnknownAgentError."""
+def claim(session: Session, name: str, limit: int, lease: float, heard: Collection[int]) -> list[Claimed] | None:
+    """Take up to `limit` messages under a lease, oldest first. Raises UnknownAgentError.
+
+    None where this instance was handed a message of which it has not `heard` (by sequence): that one comes before them.
+    """
     box = find_box(session.execute, name)
     if box is None:
         raise UnknownAgentError(name)
@@ -384,6 +388,8 @@ def claim(session: Session, name: str, limit: int, lease: float) -> list[Claimed
     due = session.clock.now() + lease
     taken: list[Claimed] = []
     found = rows(session.execute(_READY, (box.id, limit + 1)).get)
+    if found and len(found) < box.size and any(one not in heard for one in _handed_sequences(session, box)):
+        return None
     if len(found) > limit and not box.ordered:
         session.effects.boxes.append(name)  # there is more for the next consumer here
     for row in found[:limit]:
@@ -391,6 +397,12 @@ def claim(session: Session, name: str, limit: int, lease: float) -> list[Claimed
         change(session, message, LEASED, due, attempt=message.attempt + 1)
         taken.append(_as_claimed(session.execute, box, message, session.clock))
     return taken
+
+
+def _handed_sequences(session: Session, box: Box) -> list[int]:
+    """Return which messages of a mailbox were handed over to this instance, and are still leased to it."""
+    values = (box.id, session.clock.now(), _mark_of(session.instance) >> 1)
+    return [sequence for (sequence,) in session.execute(_SEQUENCES_HANDED_TO, values).fetchall()]
 
 
 def is_held_back(execute: Execute, box: int) -> bool:

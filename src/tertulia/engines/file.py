@@ -252,13 +252,28 @@ class FileEngine(Engine):
         if mailbox in hub.transients and (hub.has_transient(mailbox) or hub.is_claimable(mailbox)):
             return hub.take_transients(mailbox, limit)
         hub.stocked.discard(mailbox)  # the claim says if there is more
-        taken = await self._write(lambda session: mail.claim(session, mailbox, limit, lease), hub.unclaim)
+        heard = hub.handed.heard(mailbox)
+        taken = await self._write(lambda session: mail.claim(session, mailbox, limit, lease, heard), hub.unclaim)
+        if taken is None:
+            return await self._take_unheard(mailbox, limit, lease)
         if self._closed:
             hub.unclaim(taken)
             raise SpaceClosedError
         if taken and hub.claimants:
             hub.due_alarm.ring_in(lease)
         return taken
+
+    async def _take_unheard(self, mailbox: str, limit: int, lease: float) -> list[Claimed]:
+        """Take the message that was handed over to this process, and that is older than all that can be claimed."""
+        hub = self._hub
+        self._check_open()
+        if handed := hub.handed.take(mailbox) or self._find_handed(mailbox):
+            return await self._with_lease(handed, lease)
+        return await self._take(mailbox, limit, lease)  # somebody else here has got it by now
+
+    def _find_handed(self, mailbox: str) -> Claimed | None:
+        hub = self._hub
+        return hub.read(hub.handed.find_one, mailbox, hub.time, hub.instance)
 
     async def _with_lease(self, handed: Claimed, lease: float) -> list[Claimed]:
         """Return a message that was handed over, with the lease that was asked for; nothing if that is lost."""
