@@ -21,6 +21,7 @@ from tertulia import (
     Holder,
     HybridAgent,
     HybridCommunicationSystem,
+    IntelligentRouter,
     Lock,
     MemoryAccessMode,
     MemoryChange,
@@ -30,6 +31,10 @@ from tertulia import (
     MessagePassingAgent,
     Notified,
     Receipt,
+    RoutedContent,
+    RouteDecision,
+    RouteResult,
+    RouterReport,
     Semaphore,
     Space,
     Transaction,
@@ -148,3 +153,15 @@ async def hybrid(space: Space) -> None:
 
     assert_type(await agent.collaborate("report", ["b"], {"topic": "sales"}), Collaboration)
     del contribute
+
+
+async def routing(space: Space) -> None:
+    router = IntelligentRouter(space, price_per_byte=2e-9)
+    result = await router.route("a", ["b", "c"], {"x": 1}, {"latency": "relaxed", "ttl": 60})
+    assert_type(result, RouteResult)
+    assert_type(await router.decide("a", "topic:news", "x"), RouteDecision)
+    assert_type(router.explain(result.decision), str)
+    assert_type(await router.available("b"), list[RoutedContent])
+    assert_type(await router.report(), RouterReport)
+    assert_type(await space.broker.send_by_pointer(Message(content="x"), ["b"], ttl=60.0), Receipt)
+    assert_type(await space.broker.publish_by_pointer("news", Message(content="x")), Receipt)
