@@ -27,9 +27,9 @@ from tertulia.compare.workers import Workers
 from tertulia.selection.profile import Cell
 from tertulia.selection.requirement import Paradigm, UseCase
 
-__all__ = ["PROCESSES", "TASKS", "Plan", "Point", "measure"]
+__all__ = ["TASKS", "Plan", "Point", "Progress", "measure"]
 
-TASKS, PROCESSES = "tasks", "processes"
+TASKS = "tasks"  # what agents can be; else they are processes
 MOST_WARM_UP = 8  # rounds
 FEWEST, MOST = 8, 2_000  # rounds an agent
 CACHED = 40  # rounds an agent that asks for what may be cached: twice as many as there are answers
