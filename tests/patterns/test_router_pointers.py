@@ -455,6 +455,17 @@ async def test_an_exactly_once_message_that_is_sent_again_is_stored_and_counted_
     assert await team.broker.receive("bob", timeout=0) is None
 
 
+async def test_a_message_that_goes_in_circles_is_a_dead_letter_with_its_content(team: Space) -> None:
+    message = Message(sender="ann", content=REPORT, hops=tuple(f"agent-{number}" for number in range(33)))
+    receipt = await team.broker.send_by_pointer(message, ["bob"])
+    assert (receipt.delivered, receipt.dead_lettered) == (0, True)
+    assert await team.broker.receive("bob", timeout=0) is None
+    (letter,) = await team.broker.dead_letters("bob")
+    assert (letter.reason, letter.message.content) == ("loop", REPORT)
+    assert await team.broker.purge("bob") == 1
+    await nothing_is_kept(team)
+
+
 async def test_what_cannot_be_sent_stores_nothing(team: Space) -> None:
     message = Message(sender="ann", content=REPORT)
     await team.broker.register_agent("small", max_queue_size=1, when_full=WhenFull.REJECT)

@@ -203,7 +203,7 @@ class MessageBroker:
         for one, result in zip(messages, sent, strict=True):
             self.outbox.counters.sent += 1
             self.outbox.note(one, "duplicate" if result.duplicate else "sent", "a pointer")
-        return contents.receipt(message, sent)
+        return contents.receipt(self.outbox, message, sent)
 
     async def publish_by_pointer(
         self,
@@ -224,7 +224,7 @@ class MessageBroker:
         sent = await self.contents.publish(topic, message, delay=delay, ttl=lifetime, timeout=timeout)
         self.outbox.counters.sent += sent.delivered
         self.outbox.note(message, "published", f"{topic} to {sent.delivered}, a pointer")
-        return contents.receipt(message, (sent,))
+        return contents.receipt(self.outbox, message, (sent,))
 
     async def subscribe(self, agent_id: str, topic: str) -> bool:
         """Let the agent get what is published to topics that match; return whether this is new.

@@ -263,8 +263,10 @@ def _pointing(message: Message, pointer: Pointer) -> Message:
     return replace(message, content=None, headers=headers)
 
 
-def receipt(message: Message, sent: Sequence[Sent]) -> Receipt:
+def receipt(outbox: Outbox, message: Message, sent: Sequence[Sent]) -> Receipt:
     """Return what became of a message that was sent to several."""
+    if outbox.goes_in_circles(message):
+        return Receipt(message.id, 0, dead_lettered=True)
     dropped = tuple(one for each in sent for one in each.dropped)
     delivered = sum(one.delivered for one in sent)
     return Receipt(message.id, delivered, bool(sent) and all(one.duplicate for one in sent), dropped)

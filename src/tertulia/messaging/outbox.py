@@ -120,6 +120,10 @@ class Outbox:
             author=message.sender,
         )
 
+    def goes_in_circles(self, message: Message) -> bool:
+        """Tell whether a message that is sent now goes to the dead letters, since too many have handed it on."""
+        return len(message.hops or path_so_far()) > MAX_HOPS
+
     async def store(self, send: Send | Publish, *, timeout: float = ROOM_TIMEOUT) -> Sent:
         """Commit one send; see `commit`."""
         try:

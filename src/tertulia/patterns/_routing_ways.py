@@ -75,7 +75,7 @@ class Ways:
             return Receipt(message.id, sum(taken))
         committed = await self._outbox.commit(Commit(sends=tuple(map(self._outbox.send_of, messages))))
         self._outbox.log_commit(messages)
-        return receipt(message, committed.sent)
+        return receipt(self._outbox, message, committed.sent)
 
     async def _point(self, message: Message, target: Target, hints: Hints) -> Receipt:
         ttl = POINTER_TTL if hints.ttl is None else hints.ttl
