@@ -251,6 +251,7 @@ async def test_what_is_not_granted_is_refused_at_once(server: Server, operator: 
             "reading a key": lambda: memory.read("shared:k", reader="mallory"),
             "listing": lambda: memory.list_keys("shared:nothing:is:here:*"),
             "listing all": memory.list_keys,
+            "figures of all": memory.get_stats,
             "watching": lambda: space.engine.watch("shared:*"),
             "watching all": lambda: space.engine.watch("*"),
         }
