@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from tertulia._background import Background, logger
-from tertulia._clock import Alarm, Clock, TimerHandle
+from tertulia._clock import Clock
 from tertulia.engines._nats_boxes import Box, Registry
 from tertulia.engines._nats_format import (
     DELAYED,
@@ -25,13 +24,11 @@ from tertulia.engines._nats_format import (
 from tertulia.engines._nats_mailbox import Item, View, wake_one
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_stream import Write, WrongSequence, pause_for
-from tertulia.engines._nats_subscription import Subscription
 from tertulia.engines._nats_time import SharedTime
+from tertulia.engines._nats_views import Views
 from tertulia.engines.base import Claimed, Stored
 from tertulia.errors import LeaseLostError, SpaceClosedError, TertuliaError
 
-BACKSTOP = 5.0  # seconds of real time after which a claim that waits looks itself: how late lost news can be
-IDLE = 60.0  # seconds after which a view that nobody uses is given up
 LOOK_EVERY = 10.0  # seconds that a sender trusts what it knows of a mailbox with room
 LOOK_OFTEN = 1.0  # the same for one that is more than half full
 GIVE_UP = 1.0  # seconds that a claim that was cancelled may take to give back what it has got just then
@@ -51,7 +48,7 @@ class _Attempt:
         self.returned = False
 
 
-class Mail:
+class Mail(Views):
     """The mailboxes that this handle claims from and sends to."""
 
     def __init__(
@@ -63,109 +60,9 @@ class Mail:
         background: Background,
         new_op: Callable[[], str],
     ) -> None:
-        self._store = store
-        self._subjects = store.subjects
-        self._registry = registry
-        self._clock = clock
-        self.time = time
-        self._background = background
+        super().__init__(store, registry, clock, time, background)
         self._new_op = new_op
-        self._views: dict[str, View] = {}
-        self._feeds: dict[str, list[Subscription]] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
-        self._alarm = Alarm(clock, self._on_due)
-        self._backstop: asyncio.TimerHandle | None = None
-        self.closed = False
         self._claims: set[asyncio.Task[Any]] = set()
-        registry.on_change = self._on_box
-
-    # --- views ---
-
-    def view(self, mailbox: str) -> View:
-        """Return what this handle knows of a mailbox."""
-        view = self._views.get(mailbox)
-        if view is None:
-            view = self._views[mailbox] = View(mailbox, whole_feed=self._store.single)
-        view.used = asyncio.get_running_loop().time()
-        return view
-
-    def known(self, mailbox: str) -> View | None:
-        """Return a view that is there already."""
-        return self._views.get(mailbox)
-
-    async def live(self, mailbox: str) -> View:
-        """Return a view that the feed keeps up to date, from now on."""
-        view = self.view(mailbox)
-        if view.live:
-            return view
-        async with self._opening.setdefault(mailbox, asyncio.Lock()):
-            if not view.live:
-                await self._go_live(view)
-        return view
-
-    async def _go_live(self, view: View) -> None:
-        subscriptions = self._feeds.setdefault(view.mailbox, [])
-        if not subscriptions:
-            fed = self._subjects.fed(self._subjects.messages(view.mailbox))
-            subscriptions.append(await self._store.subscribe(fed, lambda message: self._on_fed(view, message)))
-        if not self._store.single:
-            await self._store.last_sequence()  # once its leader answers, it also knows of the subscription
-        epoch = self._store.wire.epoch
-        view.forget_all()
-        view.live = True  # bodies are kept from here on
-        try:
-            await self.look(view)
-        except BaseException:
-            view.live = False
-            raise
-        view.live = epoch == self._store.wire.epoch
-
-    def _on_fed(self, view: View, message: Any) -> None:
-        seq = int(message.headers["Nats-Sequence"])
-        _, message_id = self._subjects.message_of(self._subjects.unfed(message.subject))
-        view.learn(message_id, seq, mail_state(message_id, message.data))
-        if view.claimants:
-            self._wait_for_due(view)
-
-    async def look(self, view: View) -> None:
-        """Bring a view up to date with the server."""
-        for found in await self._store.after(view.last, self._subjects.messages(view.mailbox)):
-            _, message_id = self._subjects.message_of(found.subject)
-            view.learn(message_id, found.seq, mail_state(message_id, found.data))
-            view.last = max(view.last, found.seq)
-        view.looked = asyncio.get_running_loop().time()
-        view.sent = 0
-
-    def expire(self) -> None:
-        """Something may have been missed: views are read anew, and whoever waits with them looks at once."""
-        for view in self._views.values():
-            view.live = False
-            view.looked = 0.0
-            view.wake_everybody()
-
-    def _on_box(self, mailbox: str) -> None:
-        """A mailbox was made, changed or closed: whoever waits there looks again."""
-        view = self._views.get(mailbox)
-        if view is not None:
-            view.wake_everybody()
-
-    async def drop_idle(self) -> list[str]:
-        """Give up views that have not been used for a while; return which."""
-        now = asyncio.get_running_loop().time()
-        dropped: list[str] = []
-        for mailbox, view in list(self._views.items()):
-            if view.idle and view.used < now - IDLE:
-                del self._views[mailbox]
-                dropped.append(mailbox)
-                self._opening.pop(mailbox, None)
-                for subscription in self._feeds.pop(mailbox, ()):
-                    await subscription.stop()
-        return dropped
-
-    def item(self, mailbox: str, key: str) -> Item | None:
-        """Return a message that is known to be there."""
-        view = self._views.get(mailbox)
-        return None if view is None else view.items.get(key)
 
     async def key_of(self, mailbox: str, message_id: str) -> str:
         """Return what the oldest message of an id is kept under, whoever sent it; the id itself where there is none."""
@@ -359,72 +256,6 @@ class Mail:
             failures=claimed.failures + counted,
         )
 
-    # --- waiting ---
-
-    async def _wait_in(self, view: View, queue: deque[asyncio.Future[bool]], deadline: float | None) -> bool:
-        """Wait in a queue to be woken; return False at the deadline.
-
-        Raises SpaceClosedError when this handle closes. Whoever is woken and does not look must wake the next.
-        """
-        if self.closed:
-            raise SpaceClosedError
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        queue.append(waiter)
-        timer = None if deadline is None else self._time_out_at(deadline, waiter)
-        self._wait_for_due(view)
-        self._start_backstop()
-        try:
-            woken = await waiter
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if waiter in queue:
-                queue.remove(waiter)
-        if self.closed:
-            wake_one(queue)
-            raise SpaceClosedError
-        return woken
-
-    def _time_out_at(self, deadline: float, waiter: asyncio.Future[bool]) -> TimerHandle:
-        left = max(0.0, deadline - self._clock.monotonic())
-        return self._clock.call_later(left, lambda: waiter.done() or waiter.set_result(False))
-
-    def _wait_for_due(self, view: View) -> None:
-        """See to it that the end of the next lease or delay is not missed."""
-        due = view.next_due()
-        if due is not None:
-            self._alarm.ring_at(self.time.in_process(due))
-
-    def _on_due(self) -> None:
-        """Wake who waits for a mailbox in which something can be claimed."""
-        now = self.time.now()
-        for view in self._views.values():
-            if view.claimants:
-                if (due := view.next_due()) is not None and due <= now:
-                    wake_one(view.claimants)
-                else:
-                    self._wait_for_due(view)
-
-    def _start_backstop(self) -> None:
-        if self._backstop is None and not self.closed:
-            self._backstop = asyncio.get_running_loop().call_later(BACKSTOP, self._on_backstop)
-
-    def _on_backstop(self) -> None:
-        self._backstop = None
-        waiting = [view for view in self._views.values() if view.claimants or view.senders]
-        if waiting:
-            self._start_backstop()
-            self._background.start(self._look_all(waiting), "tertulia nats backstop")
-
-    async def _look_all(self, views: list[View]) -> None:
-        try:
-            for view in views:
-                await self.look(view)
-                if view.has_claimable(self.time.now(), ordered=False):
-                    wake_one(view.claimants)
-        except TertuliaError:
-            logger.warning("mailboxes could not be looked at", exc_info=True)
-
     # --- room ---
 
     async def room(self, box: Box, growth: int) -> tuple[int, View]:
@@ -470,12 +301,3 @@ class Mail:
                 items.append(Item(name, one.seq, mail.first or one.seq, mail))
         items.sort(key=lambda item: item.first)
         return [item.shown(mailbox, now) for item in items[:limit]]
-
-    def close(self) -> None:
-        """Let everybody who waits know the end."""
-        self.closed = True
-        self._alarm.cancel()
-        if self._backstop is not None:
-            self._backstop.cancel()
-        for view in self._views.values():
-            view.wake_everybody()
