@@ -26,7 +26,7 @@ help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMPS)/runtime ## Compare shared memory and messages on this machine
-	$(BIN)/tertulia compare --input src/tertulia/engines
+	$(BIN)/tertulia compare --input src/tertulia/engines --html build/tertulia/compare.html
 
 test: $(STAMPS)/dev ## Run the tests
 	$(BIN)/pytest

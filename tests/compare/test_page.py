@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tertulia.compare.aspects import aspects, lines_of_code, winners
 from tertulia.compare.page import Job, Page, render
@@ -118,8 +119,8 @@ def test_what_comes_from_outside_is_escaped():
 
 @pytest.mark.parametrize("missing", ["cells", "jobs", "replays"])
 def test_a_page_without_a_sort_of_results_is_still_a_page(missing: str):
-    parts = {"cells": CELLS, "jobs": JOBS, "replays": REPLAYS} | {missing: ()}
-    outline(render(Page(made_at="", environment=ENVIRONMENT, **parts)))
+    without = replace(PAGE, **{missing: ()})
+    outline(render(without))
 
 
 def test_the_figures_are_those_that_were_measured():

@@ -185,8 +185,10 @@ def _finished(options: Options, findings: Findings) -> int:
         said = keep_profile(comparison, options) if comparison.cells else ""
     except (OSError, ProfileError) as error:
         return _complain(FAILED, f"not everything was written: {error}")
-    if said and not options.quiet:
-        print(said, file=sys.stderr)  # noqa: T201 - what a command does
+    page = "" if options.html is None else f"the page with tables and plots, for a browser: {options.html}"
+    for line in filter(None, (page, said)):
+        if not options.quiet:
+            print(line, file=sys.stderr)  # noqa: T201 - what a command does
     return DONE
 
 
