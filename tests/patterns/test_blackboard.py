@@ -35,7 +35,6 @@ from tests.engines import SEPARATE_PROCESSES
 
 PACKAGE = Path(tertulia.__file__).parents[1]
 WRITERS, POSTS = 8, 500
-POSTS_BY_NATS = 50  # each is a batch, which takes a server with file storage some milliseconds
 RETRY = 3.0  # seconds, by which a message that failed once comes again
 SECTIONS = ("symptoms", "causes", "diagnosis")
 
@@ -198,22 +197,22 @@ async def test_bad_contributions_are_refused_and_change_nothing(board: Blackboar
 
 
 async def test_eight_writers_lose_nothing_and_agree_on_one_order(harness: SpaceHarness):
-    posts = POSTS_BY_NATS if harness.url.startswith("nats:") else POSTS
+
     handles = [await harness.open_again() for _ in range(WRITERS)]
 
     async def write(number: int) -> None:
         board = Blackboard(handles[number], "busy")
-        for post in range(posts):
+        for post in range(POSTS):
             await board.post_hypothesis(f"writer-{number}", "notes", [number, post])
 
     await asyncio.gather(*map(write, range(WRITERS)))
     seen = [await Blackboard(handle, "busy").read_section("notes") for handle in handles[:2]]
     assert seen[0] == seen[1]
-    assert sorted(one.content for one in seen[0]) == [[n, post] for n in range(WRITERS) for post in range(posts)]
+    assert sorted(one.content for one in seen[0]) == [[n, post] for n in range(WRITERS) for post in range(POSTS)]
     for number in range(WRITERS):
         own = [one.content[1] for one in seen[0] if one.content[0] == number]
-        assert own == list(range(posts))
-    history = await Blackboard(handles[0], "busy").history(limit=WRITERS * posts)
+        assert own == list(range(POSTS))
+    history = await Blackboard(handles[0], "busy").history(limit=WRITERS * POSTS)
     assert [one.hypothesis for one in history] == [one.id for one in seen[0]]
 
 
@@ -329,7 +328,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.mark.parametrize("url", SEPARATE_PROCESSES, indirect=True)
 async def test_eight_processes_lose_nothing_and_agree_on_one_order(url: str):
-    posts = POSTS_BY_NATS if url.startswith("nats:") else POSTS
+
     writers = [
         await asyncio.create_subprocess_exec(
             sys.executable,
@@ -337,7 +336,7 @@ async def test_eight_processes_lose_nothing_and_agree_on_one_order(url: str):
             WRITER,
             url,
             str(number),
-            str(posts),
+            str(POSTS),
             env=os.environ | {"PYTHONPATH": str(PACKAGE)},
         )
         for number in range(WRITERS)
@@ -346,8 +345,8 @@ async def test_eight_processes_lose_nothing_and_agree_on_one_order(url: str):
     async with connect(url) as space:
         board = Blackboard(space, "busy")
         seen = await board.read_section("notes")
-        history = await board.history(limit=WRITERS * posts)
-    assert sorted(one.content for one in seen) == [[n, post] for n in range(WRITERS) for post in range(posts)]
+        history = await board.history(limit=WRITERS * POSTS)
+    assert sorted(one.content for one in seen) == [[n, post] for n in range(WRITERS) for post in range(POSTS)]
     for number in range(WRITERS):
-        assert [one.content[1] for one in seen if one.content[0] == number] == list(range(posts))
+        assert [one.content[1] for one in seen if one.content[0] == number] == list(range(POSTS))
     assert [one.hypothesis for one in history] == [one.id for one in seen]
