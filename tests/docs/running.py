@@ -14,6 +14,7 @@ import ast
 import asyncio
 import inspect
 import io
+import logging
 import os
 import re
 import shlex
@@ -48,13 +49,16 @@ class Reader:
     spaces: dict[str, str] = field(default_factory=dict)
 
     async def follow(self, blocks: list[Block]) -> None:
-        """Do what the blocks say, in order."""
+        """Do what the blocks say, in order. What they set for the log of their process does not outlast them."""
+        logger = logging.getLogger("tertulia")
+        level = logger.level
         try:
             for block in blocks:
                 if not block.note.startswith("not run: "):
                     await self._do(block)
             await self._stop()
         finally:
+            logger.setLevel(level)
             for process in self.lasting:
                 await _end(process)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ async def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TERTULIA_URL", raising=False)
     await Reader(directory=tmp_path).follow(blocks(page))
+
+
+async def test_what_a_page_sets_for_the_log_does_not_outlast_it(tmp_path: Path) -> None:
+    level = logging.getLogger("tertulia").level
+    page = blocks_of(f'```python\nimport logging\nlogging.getLogger("tertulia").setLevel({level + 1})\n```\n')
+    await Reader(directory=tmp_path).follow(page)
+
+    assert logging.getLogger("tertulia").level == level
 
 
 async def test_the_tutorial_does_what_it_says_from_the_first_chapter_to_the_last(
