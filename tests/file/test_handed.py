@@ -222,6 +222,35 @@ async def test_a_process_takes_what_it_was_handed_and_has_not_heard_of_before_al
     assert nothing_more == []
 
 
+async def test_a_ring_that_is_heard_late_does_not_bring_a_second_time_what_was_handled_meanwhile(tmp_path: Path):
+    async with waiting(tmp_path) as (here, there, claim):
+        claim.cancel()
+        with suppress(asyncio.CancelledError):
+            await claim
+        deafen(here)
+        taken: list[tuple[str, int, int]] = []
+        for names in (("m1", "m2"), ("m3", "m4")):  # the first of each is handed over, and found by who claims
+            for name in names:
+                await there.send(Send("ada", name, b""))
+            assert await states(there) == ["leased", "waiting"]
+            for _ in names:
+                (one,) = await claim_now(here)
+                await here.settle(Settle("ada", one.message_id, one.sequence))
+                taken += ids([one])
+        again = asyncio.create_task(here.claim("ada", wait=None))
+        await until_it_waits(here)
+        for _ in range(4):
+            here._hub._on_rung()  # noqa: SLF001 - at last
+        await asyncio.sleep(0)
+        brought = again.done()
+        again.cancel()
+        with suppress(asyncio.CancelledError):
+            await again
+
+    assert not brought
+    assert taken == [(name, 1, 0) for name in ("m1", "m2", "m3", "m4")]
+
+
 async def test_what_comes_back_counts_as_tried_when_a_later_one_may_have_been_taken_before_it(tmp_path: Path):
     async with two_processes(tmp_path) as (here, there):
         await there.open_mailbox("ada", MailboxOptions())

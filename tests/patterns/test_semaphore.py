@@ -40,6 +40,7 @@ async def test_as_many_agents_hold_a_semaphore_as_it_has_permits(harness: SpaceH
 async def test_never_more_than_the_permits_are_held_at_once(harness: SpaceHarness, space: Space):
     handles = [space, await harness.open_again(), await harness.open_again()]
     inside, most = 0, 0
+    full = asyncio.Event()
 
     async def work(number: int) -> None:
         nonlocal inside, most
@@ -48,12 +49,15 @@ async def test_never_more_than_the_permits_are_held_at_once(harness: SpaceHarnes
             async with semaphore.hold(f"a{number}", timeout=None):
                 inside += 1
                 most = max(most, inside)
+                if inside == 4:
+                    full.set()
+                await full.wait()  # the first ones, until there are as many as may be
                 await asyncio.sleep(0)
                 inside -= 1
 
     await in_time(harness, together(*(work(number) for number in range(12))), step=0)
 
-    assert 1 < most <= 4
+    assert most == 4
     await nothing_is_left(harness, space, PERMITS)
 
 

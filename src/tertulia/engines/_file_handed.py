@@ -7,7 +7,7 @@ ever waits for it is served so; at most one message of it can then be on its way
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from tertulia.engines._file_format import Execute
 from tertulia.engines._file_mail import handed_to
@@ -23,19 +23,18 @@ class Handed:
         self._claimants = claimants
         self._give_back = give_back
         self._come: dict[str, deque[Claimed]] = {}
-        self._known: dict[str, set[int]] = {}  # all that came, until they are seen to be gone from the file
+        self._newest: dict[str, int] = {}  # sequences that came: another comes to a mailbox when that one is settled
 
     def put(self, claimed: Claimed) -> None:
-        """Wake somebody for a message that has come, or give it back."""
-        known = self._known.setdefault(claimed.mailbox, set())
-        if claimed.sequence not in known:
-            known.add(claimed.sequence)
+        """Wake somebody for a message that has come, or give it back; one that came before is over, or in hand."""
+        if claimed.sequence > self.newest(claimed.mailbox):
+            self._newest[claimed.mailbox] = claimed.sequence
             self._come.setdefault(claimed.mailbox, deque()).append(claimed)
             self.wake_next(claimed.mailbox)
 
     def find(self, execute: Execute, clock: FileClock, instance: str) -> None:
         """Take what was handed over though nobody rang, as when its sender was killed right then."""
-        for mailbox in {*self._known, *self._claimants}:
+        for mailbox in {*self._newest, *self._claimants}:
             for claimed in self._unheard(mailbox, execute, clock, instance):
                 self.put(claimed)
 
@@ -43,21 +42,18 @@ class Handed:
         """Return a message that was handed over from this mailbox and of which nobody here has heard yet."""
         first, *others = self._unheard(mailbox, execute, clock, instance) or (None,)
         if first is not None:
-            self._known.setdefault(mailbox, set()).add(first.sequence)
+            self._newest[mailbox] = first.sequence
         for claimed in others:
             self.put(claimed)
         return first
 
-    def heard(self, mailbox: str) -> Collection[int]:
-        """Return the sequences of what has come from a mailbox, taken or not; it may change meanwhile."""
-        return self._known.get(mailbox, ())
+    def newest(self, mailbox: str) -> int:
+        """Return the sequence of the newest message that has come from a mailbox, taken or not."""
+        return self._newest.get(mailbox, 0)
 
     def _unheard(self, mailbox: str, execute: Execute, clock: FileClock, instance: str) -> list[Claimed]:
-        found = handed_to(execute, clock, mailbox, instance)
-        unheard = [claimed for claimed in found if claimed.sequence not in self.heard(mailbox)]
-        if known := self._known.pop(mailbox, set[int]()) & {claimed.sequence for claimed in found}:
-            self._known[mailbox] = known
-        return unheard
+        newest = self.newest(mailbox)
+        return [one for one in handed_to(execute, clock, mailbox, instance) if one.sequence > newest]
 
     def take(self, mailbox: str) -> Claimed | None:
         """Return a message that has come, if there is one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from operator import attrgetter
 from typing import Any
 
@@ -372,10 +371,11 @@ def _is_known(session: Session, box: Box, place: int, send: Send | Publish) -> b
 # --- claiming ---
 
 
-def claim(session: Session, name: str, limit: int, lease: float, heard: Collection[int]) -> list[Claimed] | None:
+def claim(session: Session, name: str, limit: int, lease: float, heard: int = 0) -> list[Claimed] | None:
     """Take up to `limit` messages under a lease, oldest first. Raises UnknownAgentError.
 
-    None where this instance was handed a message of which it has not `heard` (by sequence): that one comes before them.
+    None where this instance was handed a message and has not heard of it, but only of those up to the sequence `heard`:
+    that one comes before them.
     """
     box = find_box(session.execute, name)
     if box is None:
@@ -388,7 +388,7 @@ def claim(session: Session, name: str, limit: int, lease: float, heard: Collecti
     due = session.clock.now() + lease
     taken: list[Claimed] = []
     found = rows(session.execute(_READY, (box.id, limit + 1)).get)
-    if found and len(found) < box.size and any(one not in heard for one in _handed_sequences(session, box)):
+    if found and len(found) < box.size and any(one > heard for one in _handed_sequences(session, box)):
         return None
     if len(found) > limit and not box.ordered:
         session.effects.boxes.append(name)  # there is more for the next consumer here

@@ -252,7 +252,7 @@ class FileEngine(Engine):
         if mailbox in hub.transients and (hub.has_transient(mailbox) or hub.is_claimable(mailbox)):
             return hub.take_transients(mailbox, limit)
         hub.stocked.discard(mailbox)  # the claim says if there is more
-        heard = hub.handed.heard(mailbox)
+        heard = hub.handed.newest(mailbox)
         taken = await self._write(lambda session: mail.claim(session, mailbox, limit, lease, heard), hub.unclaim)
         if taken is None:
             return await self._take_unheard(mailbox, limit, lease)
