@@ -32,6 +32,7 @@
     ├── WorkspaceError
     │   ├── UnknownWorkspaceError (LookupError) nobody has made it, or it was removed
     │   └── WorkspaceArchivedError          it can be read, but not changed any more
+    │       └── WorkspaceAbandonedError     because the agent that it was made for is gone
     ├── VotingError
     │   ├── UnknownBallotError (LookupError)
     │   ├── BallotExistsError               there is a ballot of that id already
@@ -413,8 +414,19 @@ class UnknownWorkspaceError(WorkspaceError, LookupError):
 class WorkspaceArchivedError(WorkspaceError):
     """The workspace was archived: it can be read, but not joined or changed any more."""
 
-    def __init__(self, workspace_id: str) -> None:
-        super().__init__(workspace_id, "was archived")
+    def __init__(self, workspace_id: str, why: str = "was archived") -> None:
+        super().__init__(workspace_id, why)
+
+
+class WorkspaceAbandonedError(WorkspaceArchivedError):
+    """The agent that owned the workspace is gone without having closed it, so nobody waits for what is done in it.
+
+    It can be read and removed by all who were ever members, but not joined or changed any more.
+    """
+
+    def __init__(self, workspace_id: str, owner: str) -> None:
+        super().__init__(workspace_id, f"was abandoned: its owner {owner!r} is gone")
+        self.owner = owner
 
 
 # --- Messages ------------------------------------------------------------------------------------

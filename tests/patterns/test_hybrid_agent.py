@@ -15,6 +15,7 @@ import pytest
 
 from tertulia import (
     Afterwards,
+    BallotState,
     Collaboration,
     CollaborationTask,
     CollaborativeWorkspace,
@@ -31,14 +32,18 @@ from tertulia import (
 from tertulia.errors import (
     CollaborationError,
     EncodeError,
+    EngineUnavailableError,
     InvalidInputError,
     InvalidNameError,
     MailboxFullError,
     RemoteError,
+    SpaceClosedError,
     UnknownAgentError,
     UnknownWorkspaceError,
+    WorkspaceAbandonedError,
     WorkspaceArchivedError,
 )
+from tertulia.patterns._workspaces import list_workspaces
 from tertulia.patterns.collaboration import INVITATION
 from tertulia.testing.conformance import SpaceHarness
 from tests.model.procedures import Interleaved
@@ -730,3 +735,94 @@ async def test_within_a_handler_the_request_bounds_the_collaboration_and_so_what
     assert deadlines[0] - asked_at < 3.1
     assert deadlines[1:] == [False]
     del hear, delegate
+
+
+# --- the end of the one who asked --------------------------------------------------------------------
+
+
+async def test_when_the_process_that_asked_dies_the_workspace_is_abandoned_and_contributions_are_refused(
+    harness: SpaceHarness, system: HybridCommunicationSystem, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "tertulia")
+    ann, bob = Held(), Held()
+    await start("ann", ann)
+    await start("bob", bob)
+    async with another_process(harness) as process:
+        asking = begin(HybridAgent("chief", HybridCommunicationSystem(process.space)), "ann", "bob", timeout=1000.0)
+        await harness.advance(1.0)
+        workspace = CollaborativeWorkspace(ann.tasks[0].workspace.workspace_id, system.space)
+        ballot = await workspace.open_ballot("ann", "Go on?", deadline=500.0)
+        process.crash()
+        await harness.advance(LEASE + 1.0)
+        ann.gate.set()
+        await harness.advance(0)
+        assert await workspace.get_shared_data("contribution:ann", getter="ann") is None
+        with pytest.raises(WorkspaceAbandonedError, match="'chief' is gone") as caught:
+            await bob.tasks[0].workspace.set_shared_data("more", 1, setter="bob")
+        assert (caught.value.owner, isinstance(caught.value, WorkspaceArchivedError)) == ("chief", True)
+        assert await workspace.participants() == []
+        assert (await workspace.proposal(ballot.id)).state is BallotState.CLOSED
+        assert await workspace.get_shared_data("task", getter="ann") == "report"
+        process.recover()  # as a process that was stopped goes on
+        await harness.advance(LEASE)
+        with pytest.raises(EngineUnavailableError):
+            await soon(asking)
+    await workspace.remove("bob")
+    await harness.advance(0)
+    assert (await system.space.engine.scan("_tertulia:workspace:"))[1] == []
+
+
+async def test_the_workspace_of_one_who_died_before_anybody_came_is_seen_as_abandoned_and_is_joined_by_nobody(
+    harness: SpaceHarness, system: HybridCommunicationSystem, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "tertulia")
+    await system.register_agent("ann")
+    async with another_process(harness) as process:
+        asking = begin(HybridAgent("chief", HybridCommunicationSystem(process.space)), "ann", timeout=1000.0)
+        await harness.advance(1.0)
+        process.crash()
+        await harness.advance(LEASE + 1.0)
+        (seen,) = await list_workspaces(system.space)
+        assert (seen.state, seen.participants, seen.members) == ("abandoned", (), ("chief",))
+        ann = Held()
+        await start("ann", ann)
+        await harness.advance(0)
+        assert ann.tasks == []
+        asking.cancel()
+        await asyncio.wait([asking])
+        process.recover()
+
+
+async def test_whose_handle_closes_in_the_middle_leaves_an_abandoned_workspace_at_once(
+    harness: SpaceHarness, start: Start
+) -> None:
+    held = Held()
+    await start("ann", held)
+    space = await harness.open_again()
+    asking = begin(HybridAgent("chief", HybridCommunicationSystem(space)), "ann", timeout=1000.0)
+    await harness.advance(1.0)
+    await space.aclose()
+    await asyncio.wait([asking])
+    assert isinstance(asking.exception(), SpaceClosedError)
+    with pytest.raises(WorkspaceAbandonedError):
+        await held.tasks[0].workspace.set_shared_data("more", 1, setter="ann")
+
+
+async def test_a_collaboration_that_failed_with_its_engine_keeps_no_workspace_open(
+    harness: SpaceHarness, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "tertulia")
+    held = Held()
+    await start("ann", held)
+    async with another_process(harness) as process:
+        asking = begin(HybridAgent("chief", HybridCommunicationSystem(process.space)), "ann", timeout=1000.0)
+        await harness.advance(LEASE / 2)
+        process.crash()
+        await harness.advance(LEASE / 2)
+        with pytest.raises(EngineUnavailableError):
+            await soon(asking)
+        process.recover()  # well before any lease is over, and the process lives on
+        for _ in range(3):
+            await harness.advance(LEASE / 2)
+        with pytest.raises(WorkspaceAbandonedError):
+            await held.tasks[0].workspace.set_shared_data("more", 1, setter="ann")

@@ -25,10 +25,18 @@ class CollaborativeWorkspace(Proxy[workspace.CollaborativeWorkspace]):
     Who joins through it is there until it leaves or `space` is closed: the portal renews its presence.
     """
 
-    def __init__(self, workspace_id: str, space: Space, *, presence_lease: float = presence.DEFAULT_PRESENCE) -> None:
+    def __init__(
+        self,
+        workspace_id: str,
+        space: Space,
+        *,
+        presence_lease: float = presence.DEFAULT_PRESENCE,
+        owner: str | None = None,
+    ) -> None:
         session, target = space.portal_parts()
         make = workspace.CollaborativeWorkspace
-        self.portal_bind(session, session.call(lambda _: make(workspace_id, target, presence_lease=presence_lease)))
+        made = session.call(lambda _: make(workspace_id, target, presence_lease=presence_lease, owner=owner))
+        self.portal_bind(session, made)
 
     @property
     def workspace_id(self) -> str:

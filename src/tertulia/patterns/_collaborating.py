@@ -20,6 +20,7 @@ from tertulia._clock import instant
 from tertulia._names import check_name
 from tertulia._rules.deadlines import request_deadline
 from tertulia.errors import (
+    EngineError,
     InvalidInputError,
     NotAMemberError,
     SpaceClosedError,
@@ -96,7 +97,10 @@ class Collaborating:
         self._names = check_collaborators(initiator, collaborators)
         self._terms = terms
         self._workspace = CollaborativeWorkspace(
-            f"collaboration-{new_id()}", space, presence_lease=terms.presence_lease
+            f"collaboration-{new_id()}",
+            space,
+            presence_lease=terms.presence_lease,
+            owner=None if terms.afterwards is Afterwards.KEEP else initiator,
         )
         self._gone: dict[str, float] = {}  # since when (monotonic) those who had begun are not there
         self._parts: dict[str, Contribution] = {}
@@ -251,7 +255,7 @@ class Collaborating:
     async def _abandon(self) -> None:
         """Remove the workspace of a collaboration that did not come about, so that nobody works for it in vain."""
         try:
-            with suppress(WorkspaceArchivedError):
+            with suppress(WorkspaceArchivedError, EngineError):
                 await self._workspace.join(self._me)  # what was cancelled half-way has happened by now, or never will
             await self._workspace.remove(self._me)
         except TertuliaError as error:

@@ -1,24 +1,39 @@
-"""The life of a workspace: open, archived, or being removed; and who has ever been a member."""
+"""The life of a workspace: open, archived, abandoned, or being removed; and who has ever been a member."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tertulia._names import RESERVED_KEYS
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Engine, Put, Record
 from tertulia.errors import (
     NotAMemberError,
     UnknownWorkspaceError,
+    WorkspaceAbandonedError,
     WorkspaceArchivedError,
 )
 from tertulia.patterns._races import MAX_RACES, lost
 
 _OPEN = b"open"
+_OWNED = b"owned"  # open for as long as its owner is there: whose record this is
 _ARCHIVED = b"archived"
+_ABANDONED = b"abandoned"  # archived, because its owner was there no longer
 _REMOVING = b"removing"
 
-STATES = {_OPEN: "open", _ARCHIVED: "archived"}
+_CLOSED = (_ARCHIVED, _ABANDONED)
+STATES = {_OPEN: "open", _OWNED: "open", _ARCHIVED: "archived", _ABANDONED: "abandoned"}
 """What the state's key holds of a workspace that there is, and what it means."""
+
+
+def state_of(record: Record, parts: Collection[str]) -> str | None:
+    """Return what a state's record means beside these parts of its workspace, None for one that is being removed."""
+    if record.body == _OWNED and f"owner:{record.owner}" not in parts:
+        return STATES[_ABANDONED]
+    return STATES.get(record.body)
+
+
+class WorkspaceExists(Exception):  # noqa: N818 - a condition, seen by nobody outside
+    """What was to be made is there already."""
 
 
 class WorkspaceLife:
@@ -27,6 +42,9 @@ class WorkspaceLife:
     What may only happen in an open workspace is committed with `fence`, so that nothing slips in behind an archiving
     or a removal. Removing takes several commits: until the last one the key says so, nothing else can happen, and
     whoever comes next completes it.
+
+    One that is owned is open while its owner's lease, under `owner:`, is there. Whoever finds that it is not writes
+    down that it was abandoned; so it is from then on, whether the owner comes back or not.
     """
 
     def __init__(self, workspace_id: str, engine: Engine) -> None:
@@ -34,18 +52,29 @@ class WorkspaceLife:
         self.prefix = f"{RESERVED_KEYS}workspace:{workspace_id}:"
         self._engine = engine
         self._key = f"{self.prefix}state"
+        self.owner = f"{self.prefix}owner:"
         self._members = f"{self.prefix}member:"
 
-    async def fence(self) -> Check:
-        """Return a check that holds as long as the workspace is open, or raise WorkspaceError."""
-        record = await self._record()
+    async def fence(self) -> tuple[Check, ...]:
+        """Return checks that hold as long as the workspace is open, or raise WorkspaceError."""
+        record, lease = await self._look()
+        if record.body == _ABANDONED:
+            raise WorkspaceAbandonedError(self.workspace_id, record.owner)
         if record.body == _ARCHIVED:
             raise WorkspaceArchivedError(self.workspace_id)
-        return self._unchanged(record)
+        unchanged = self._unchanged(record)
+        return (unchanged,) if lease is None else (unchanged, Check(lease.key, created_revision=lease.created_revision))
 
     async def is_archived(self) -> bool:
-        """Tell whether it was archived. Raises UnknownWorkspaceError."""
-        return (await self._record()).body == _ARCHIVED
+        """Tell whether it was archived, or abandoned. Raises UnknownWorkspaceError."""
+        return (await self._look())[0].body in _CLOSED
+
+    async def why_closed(self) -> str | None:
+        """Return why it is not open, or None while it is. Raises UnknownWorkspaceError."""
+        record, _ = await self._look()
+        if record.body == _ABANDONED:
+            return f"the workspace was abandoned: its owner {record.owner!r} is gone"
+        return "the workspace was archived" if record.body == _ARCHIVED else None
 
     async def create(self, agent_id: str) -> None:
         """Make the workspace, unless it is open; complete its removal first, if one was left half done.
@@ -62,6 +91,22 @@ class WorkspaceLife:
                 return
         raise lost(f"workspace {self.workspace_id!r}")
 
+    async def founding(self) -> tuple[Check, ...]:
+        """Return the check that there is no such workspace; complete its removal first, if one was left half done.
+
+        Raises WorkspaceExists.
+        """
+        record = await self._engine.get(self._key)
+        if record is not None and record.body == _REMOVING:
+            await self._clear(record)
+        elif record is not None:
+            raise WorkspaceExists
+        return (Check(self._key, absent=True),)
+
+    def owned_puts(self, owner: str) -> tuple[Put, ...]:
+        """Return the puts that make a workspace which is open while its owner is there."""
+        return Put(self._key, _OWNED, owner), self.member_put(owner)
+
     def member_put(self, agent_id: str) -> Put:
         """Return the put that makes the agent one that has been a member."""
         return Put(f"{self._members}{agent_id}", b"", agent_id)
@@ -74,8 +119,8 @@ class WorkspaceLife:
     async def archive(self, agent_id: str) -> bool:
         """Let nothing change any more; return whether it was open."""
         for _ in range(MAX_RACES):
-            record = await self._record()
-            if record.body == _ARCHIVED:
+            record, _ = await self._look()
+            if record.body in _CLOSED:
                 return False
             if await self._try(self._unchanged(record), Put(self._key, _ARCHIVED, agent_id)):
                 return True
@@ -93,6 +138,23 @@ class WorkspaceLife:
         raise lost(f"workspace {self.workspace_id!r}")
 
     # --- inside ---
+
+    async def _look(self) -> tuple[Record, Record | None]:
+        """Return the state, and the lease of the owner of one that is owned and open."""
+        for _ in range(MAX_RACES):
+            record = await self._record()
+            if record.body != _OWNED:
+                return record, None
+            key = self.owner + record.owner
+            lease = await self._engine.get(key)
+            if lease is not None:
+                return record, lease
+            gone = (self._unchanged(record), Check(key, absent=True))
+            try:
+                await self._engine.commit(Commit(checks=gone, puts=(Put(self._key, _ABANDONED, record.owner),)))
+            except CheckFailed:
+                continue
+        raise lost(f"workspace {self.workspace_id!r}")
 
     async def _record(self) -> Record:
         record = await self._engine.get(self._key)

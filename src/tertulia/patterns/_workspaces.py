@@ -9,7 +9,7 @@ from msgspec import Struct
 from tertulia._clock import instant
 from tertulia._names import RESERVED_KEYS
 from tertulia.errors import UnknownWorkspaceError
-from tertulia.patterns._workspace_life import STATES
+from tertulia.patterns._workspace_life import STATES, state_of
 from tertulia.space import Space
 
 __all__ = ["SharedKey", "WorkspaceInfo", "describe_workspace", "list_workspaces"]
@@ -29,8 +29,8 @@ class SharedKey(Struct, frozen=True, kw_only=True):
 class WorkspaceInfo(Struct, frozen=True, kw_only=True):
     """A workspace as it was when looked at.
 
-    `state` is "open" or "archived". `participants`: who is there, in the order in which they came; `members`: who has
-    ever been. `open_ballots`: how many proposals wait for votes.
+    `state` is "open", "archived", or "abandoned": by an owner who is gone. `participants`: who is there, in the order
+    in which they came; `members`: who has ever been. `open_ballots`: how many proposals wait for votes.
     """
 
     workspace_id: str
@@ -67,10 +67,11 @@ async def describe_workspace(space: Space, workspace_id: str) -> WorkspaceInfo:
         (record for name, record in parts.items() if name.startswith("present:")),
         key=lambda record: record.created_revision,
     )
-    open_ = STATES[state.body] == "open"
+    said = state_of(state, parts) or STATES[state.body]
+    open_ = said == "open"
     return WorkspaceInfo(
         workspace_id=workspace_id,
-        state=STATES[state.body],
+        state=said,
         made_at=instant(state.created),
         participants=tuple(record.owner for record in present) if open_ else (),
         members=tuple(name.removeprefix("member:") for name in parts if name.startswith("member:")),

@@ -29,7 +29,7 @@ class ContributionStatus(Enum):
     DECLINED = "declined"  # it said no: its function raised Reject, or it has none for tasks
     FAILED = "failed"  # its function raised something else
     VANISHED = "vanished"  # it had begun, and its presence ran out: its process died or was stopped
-    UNFINISHED = "unfinished"  # it was still at work when time was over
+    UNFINISHED = "unfinished"  # it was still at work when time was over, or somebody closed the workspace
     SILENT = "silent"  # it never began
 
 

@@ -73,11 +73,11 @@ class Presence:
 
     # --- coming and going ---
 
-    async def enter(self, agent_id: str, *, puts: tuple[Put, ...] = ()) -> bool:
+    async def enter(self, agent_id: str, *, puts: tuple[Put, ...] = (), guard: Guard | None = None) -> bool:
         """Be there from now on, with `puts` in the same commit; return whether the agent was not there before.
 
-        Raises what the guard raises. Cancelled, it either happened or did not; a lease that was taken then ends when
-        its time is over.
+        `guard` is for the entry alone, in place of the other. Raises what the guard raises. Cancelled, it either
+        happened or did not; a lease that was taken then ends when its time is over.
         """
         async with self._turn:
             found = await self._look(agent_id)
@@ -85,7 +85,7 @@ class Presence:
             if keeper is not None and not keeper.done() and self._token in _keepers(found):
                 return False
             await self._stop_keeping(agent_id)
-            found = await self._take(agent_id, puts)
+            found = await self._take(agent_id, puts, guard or self._guard)
             keeping = self._background.start(self._keep(agent_id), f"tertulia presence of {agent_id}")
             self._keepers[agent_id] = keeping
             await asyncio.sleep(0)  # a task that is cancelled before its first step would not say goodbye
@@ -97,6 +97,11 @@ class Presence:
             await self._stop_keeping(agent_id)
             committed = await self._engine.commit(Commit(deletes=(Delete(self._key(agent_id)),)))
             return committed.deleted[0]
+
+    async def let_run_out(self, agent_id: str) -> None:
+        """Renew the agent's lease here no longer; nothing else is done, so this works while the engine does not."""
+        async with self._turn:
+            await self._stop_keeping(agent_id)
 
     async def _stop_keeping(self, agent_id: str) -> None:
         keeper = self._keepers.pop(agent_id, None)
@@ -129,10 +134,10 @@ class Presence:
 
     # --- keeping: an agent's record says which processes keep it there, and until when ---
 
-    async def _take(self, agent_id: str, puts: tuple[Put, ...] = ()) -> Record | None:
+    async def _take(self, agent_id: str, puts: tuple[Put, ...], guard: Guard) -> Record | None:
         """Be one of those that keep the agent there; return the lease that was there before."""
         for _ in range(MAX_RACES):
-            guards = await self._guard()
+            guards = await guard()
             found = await self._look(agent_id)
             if await self._change(agent_id, found, guards, puts):
                 return found
@@ -205,7 +210,7 @@ class Presence:
             logger.info("agent %r was let leave", agent_id)
             return False
         logger.warning("the presence of %r was not renewed in time and ran out; it enters again", agent_id)
-        await self._take(agent_id)
+        await self._take(agent_id, (), self._guard)
         return True
 
     async def _tick(self) -> None:

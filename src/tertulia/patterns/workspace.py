@@ -26,6 +26,7 @@ from tertulia.memory import SharedMemory
 from tertulia.messaging.outbox import ROOM_TIMEOUT
 from tertulia.patterns._races import MAX_RACES, lost
 from tertulia.patterns._workspace_life import WorkspaceLife
+from tertulia.patterns._workspace_owner import WorkspaceOwner
 from tertulia.patterns.presence import DEFAULT_PRESENCE, Presence
 from tertulia.patterns.vote_requests import VoteAnswers, request_votes
 from tertulia.patterns.voting import Ballots
@@ -64,14 +65,20 @@ class CollaborativeWorkspace:
     its participants only: the agents that are there now. Join in the process of the agent: it is there as long as that
     process and its handle of the space live, and for at most `presence_lease` seconds longer.
 
+    With an `owner`, a workspace that this object makes is open no longer than its owner's process and handle of the
+    space live, in the same sense: whoever looks after that finds it abandoned, which is archived by nobody.
+
     Raises, everywhere: InvalidNameError, InvalidKeyError for bad names; UnknownWorkspaceError when nobody has made
-    the workspace, or it was removed; WorkspaceArchivedError for changes after `archive`; NotAMemberError for what only
-    participants may do; EngineError when the engine fails.
+    the workspace, or it was removed; WorkspaceArchivedError for changes after `archive`, and WorkspaceAbandonedError,
+    which is one, after the end of its owner; NotAMemberError for what only participants may do; EngineError when the
+    engine fails.
 
     Cancellation: a cancelled read did nothing. A cancelled change either happened or did not.
     """
 
-    def __init__(self, workspace_id: str, space: Space, *, presence_lease: float = DEFAULT_PRESENCE) -> None:
+    def __init__(
+        self, workspace_id: str, space: Space, *, presence_lease: float = DEFAULT_PRESENCE, owner: str | None = None
+    ) -> None:
         self.workspace_id = check_name(workspace_id)
         self.space = space
         self.topic = _topic_of(workspace_id)
@@ -80,6 +87,7 @@ class CollaborativeWorkspace:
         self._presence = Presence(
             space, f"{self._life.prefix}present:", lease=presence_lease, guard=self._may_act, on_tick=self._close_due
         )
+        self._owner = None if owner is None else WorkspaceOwner(self._life, space, owner, presence_lease)
         self._ballots = Ballots(
             space,
             f"{self._life.prefix}ballot:",
@@ -100,7 +108,9 @@ class CollaborativeWorkspace:
         harmless. Nothing is registered: an agent that wants messages needs a mailbox of its own.
         """
         check_name(agent_id)
-        if create:
+        if create and self._owner is not None:
+            await self._owner.found()
+        elif create:
             await self._life.create(agent_id)
         await self._life.fence()
         return await self._presence.enter(agent_id, puts=(self._life.member_put(agent_id),))
@@ -323,17 +333,21 @@ class CollaborativeWorkspace:
         Anybody who has ever been a member may do this. When the process dies half-way nothing of the workspace can be
         reached any more, and the next who joins or removes completes it.
         """
-        await self._check_was_member(requester, "remove")
-        await self._life.remove(requester)
+        try:
+            await self._check_was_member(requester, "remove")
+            await self._life.remove(requester)
+        finally:
+            if self._owner is not None:
+                await self._owner.end(requester)
 
     # --- inside ---
 
     async def _may_act(self, agent_id: str | None = None) -> tuple[Check, ...]:
         """Return the checks under which an agent may take part in decisions, or without one anything may happen."""
-        return (await self._life.fence(),) if agent_id is None else await self._guards(agent_id, "decide in")
+        return await self._life.fence() if agent_id is None else await self._guards(agent_id, "decide in")
 
     async def _over(self) -> str | None:
-        return "the workspace was archived" if await self._life.is_archived() else None
+        return await self._life.why_closed()
 
     async def _close_due(self) -> None:
         await self._ballots.close_due()
@@ -344,7 +358,7 @@ class CollaborativeWorkspace:
         there = await self._presence.check_of(agent_id)
         if there is None:
             raise self._not_here(agent_id, operation)
-        return fence, there
+        return *fence, there
 
     async def _may_read(self, agent_id: str) -> None:
         if await self._life.is_archived():
