@@ -92,7 +92,7 @@ async def test_an_account_that_is_nearly_full_is_a_problem_before_writes_fail():
 @pytest.mark.parametrize("history", [False, True], ids=["of the space", "of its history"])
 async def test_a_stream_that_was_opened_to_rollups_is_a_problem_and_the_command_fails(url: str, history: bool):  # noqa: FBT001
     subjects, settings = Subjects(url.rpartition("/")[2]), settings_of(url, {})
-    config = history_config(subjects, settings, 1) if history else stream_config(subjects, settings)
+    config = history_config(subjects, settings, 1, "file") if history else stream_config(subjects, settings)
     async with connect(url) as space:
         client = await nats.connect(shared_server().url)
         changed = {**config, "allow_rollup_hdrs": True}

@@ -68,10 +68,11 @@ async def open_streams(store: Store, settings: Settings, time: SharedTime, monot
         info = await store.info()
     time.learn(info.ts, monotonic)
     _examine(info, store.subjects, settings)
-    store.single = int(info.config.get("num_replicas", 1)) == 1
     replicas = int(info.config.get("num_replicas", 1))
+    store.single = replicas == 1
     if settings.history and not settings.agent:
-        await _create(store.wire, settings, history_config(store.subjects, settings, replicas), may_differ=True)
+        history = history_config(store.subjects, settings, replicas, str(info.config.get("storage", "file")))
+        await _create(store.wire, settings, history, may_differ=True)
     if await store.get(store.subjects.check) is None:
         await store.write(Write(store.subjects.check, b""))  # so that every search finds something
 
@@ -99,15 +100,19 @@ def stream_config(subjects: Subjects, settings: Settings) -> dict[str, Any]:
     }
 
 
-def history_config(subjects: Subjects, settings: Settings, replicas: int) -> dict[str, Any]:
-    """Return the configuration of the stream of a space's history."""
+def history_config(subjects: Subjects, settings: Settings, replicas: int, storage: str) -> dict[str, Any]:
+    """Return the configuration of the stream of a space's history.
+
+    One server keeps it in memory. Of several, a server that forgot what it had votes for nobody until it has it again
+    (2.12): where two were restarted one after the other, nobody would lead it. Those keep it as the space is kept.
+    """
     return {
         "name": subjects.history_stream,
         "description": "the latest changes of a Tertulia space",
         "subjects": [subjects.all_changes],
         "retention": "limits",
         "discard": "old",
-        "storage": "memory",
+        "storage": "memory" if replicas == 1 else storage,
         "num_replicas": replicas,
         "max_msgs": settings.history,
         "max_msg_size": MAX_ENTRY,

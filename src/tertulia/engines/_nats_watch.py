@@ -3,6 +3,8 @@
 Every change names the one before it of its key. So a watch sees at once when it missed one, reads what it missed, and
 says so where that is not kept any more. With several replicas a change may be committed and not fed, when the leader
 changes at that moment; therefore such a watch also looks by itself, every second.
+
+A watch waits for the stream as long as it takes, and not for the history: see `_nats_missed.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from tertulia._names import is_pattern, key_matcher, literal_prefix
 from tertulia.engines._nats_format import LIVE, KeyState, key_state
 from tertulia.engines._nats_history import History
 from tertulia.engines._nats_keys import KEEP_GONE, Keys
+from tertulia.engines._nats_missed import Known, Missed, News
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_subscription import Subscription
 from tertulia.engines.base import Change
-from tertulia.errors import EngineUnavailableError, TertuliaError, WatchLaggedError
+from tertulia.errors import EngineError, EngineUnavailableError, TertuliaError, WatchLaggedError
 
 WATCH_BUFFER = 10_000  # changes that a slow watcher may lag before it is told so
 LOOK = 1.0  # seconds between looks for what the feed left out, where it may
@@ -30,8 +33,6 @@ RETRY = 0.05  # seconds between them, doubling
 AGAIN = 0.1  # seconds between tries to resume, each of which waits for the server itself
 BACK = 100  # such tries for which a leader may have less than was seen before: ten seconds
 WATCHED_ENDS = 1_000  # keys that were there before a watch whose ends it looks after: what one request reads
-
-News = tuple[int, str, KeyState]
 
 
 class WatchStream:
@@ -56,6 +57,7 @@ class WatchStream:
         self._store = store
         self._keys = keys
         self._history = history
+        self._missed = Missed(pattern, self._filter, self.matches, store, history)
         self._background = background
         self._siblings = siblings
         self._subscription: Subscription | None = None
@@ -70,6 +72,7 @@ class WatchStream:
         self._waiter: asyncio.Future[None] | None = None
         self._work: asyncio.Task[Any] | None = None
         self._again = False
+        self._starting = True
         self._back = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -84,10 +87,11 @@ class WatchStream:
         if after is not None and after != revision and (after > revision or await self._is_too_old(after)):
             self._fail(WatchLaggedError(self.pattern, after))
             return
-        if after is None or after == revision:
+        self._again = self._again or (after is not None and after != revision)
+        if not self._again:
             self._go_live()
-        else:
-            await self._catch_up()
+        await self._catch_up()
+        self._starting = False
         self._background.start(self._look_after_ends(), "tertulia nats watch")
         self._look_later()
 
@@ -164,11 +168,13 @@ class WatchStream:
             self._restart()
 
     def _restart(self) -> None:
+        """Read on: by whoever does so already, also while the watch begins, else by a task."""
         self._again = True
-        if self._work is None or self._work.done():
+        if not self._starting and (self._work is None or self._work.done()):
             self._work = self._background.start(self._catch_up_logged(), "tertulia nats watch")
 
     async def _catch_up_logged(self) -> None:
+        """Read on until that is done, or cannot be: then the reader is told."""
         while not self._closed:
             try:
                 await self._catch_up()
@@ -180,17 +186,23 @@ class WatchStream:
                     logger.warning("the watch on %s could not be resumed: %s", self.pattern, error)
                     self._fail(error)
                 return
+            except Exception as error:
+                self._fail(EngineError(f"the watch on {self.pattern} could not be resumed: {error!r}"))
+                raise
             else:
                 return
 
     async def _catch_up(self) -> None:
-        """Read the changes after those that are known, then go on with the feed."""
-        self._again = True
+        """Read the changes after those that are known, then go on with the feed, as often as something is missing."""
         while self._again and self._error is None:
             self._again = False
-            await self._read_on()
-        if self._error is None:
-            self._go_live()
+            try:
+                await self._read_on()
+            except BaseException:
+                self._again = True
+                raise
+            if not self._again and self._error is None:
+                self._go_live()
 
     async def _read_on(self) -> None:
         revision = await self._store.last_sequence()
@@ -198,12 +210,8 @@ class WatchStream:
             self._went_back()
             return
         self._back = 0
-        for attempt in range(RETRIES if self._history.is_kept else 1):
-            news = await self._missed(revision, with_history=attempt > 0)
-            if news is not None:
-                break
-            await asyncio.sleep(RETRY * 2**attempt if attempt else 0.0)
-        else:
+        news = await self._read_missed(revision)
+        if news is None:
             self._fail(WatchLaggedError(self.pattern, self._last))
             return
         for seq, key, state in news:
@@ -211,6 +219,17 @@ class WatchStream:
                 self._push(seq, key, state)
         self._whole = max(self._whole, revision, self._newest if self._store.single else 0)
         self._seen = {key: seq for key, seq in self._seen.items() if seq > self._whole}
+
+    async def _read_missed(self, revision: int) -> list[News] | None:
+        """Return what was missed up to a revision, or None when some of it is gone."""
+        fed = () if self._pending is None else self._pending
+        for attempt in range(RETRIES if self._history.is_kept or not self._store.single else 1):
+            known = Known(self._whole, self._newest, self._seen)
+            news = await self._missed.after(known, fed, revision, with_history=attempt > 0)
+            if news is not None or self._missed.given_up:
+                return news
+            await asyncio.sleep(RETRY * 2**attempt if attempt else 0.0)
+        return None
 
     def _went_back(self) -> None:
         """Take in that the leader has less than was seen; a new one may have it in a moment.
@@ -221,28 +240,6 @@ class WatchStream:
         if not self._store.single and self._back < BACK:
             raise EngineUnavailableError("the leader of the stream has not come so far")
         self._fail(WatchLaggedError(self.pattern, self._last))
-
-    async def _missed(self, revision: int, *, with_history: bool) -> list[News] | None:
-        """Return the changes that are not known yet, in order, or None when some are missing."""
-        known = dict(self._seen)
-        found: dict[int, tuple[str, KeyState]] = {}
-        for one in await self._store.after(self._whole, self._filter, reach=revision):
-            key = self._store.subjects.key_of(one.subject)
-            if self.matches(key):
-                found[one.seq] = (key, key_state(key, one.data))
-        if with_history:
-            kept = await self._history.after(self._whole)
-            found |= {seq: one for seq, one in kept.items() if self.matches(one[0])}
-        news: list[News] = []
-        for seq in sorted(found):
-            key, state = found[seq]
-            if seq <= known.get(key, 0):
-                continue
-            if (state.prev > self._whole and state.prev != known.get(key)) or seq < self._newest:
-                return None
-            known[key] = seq
-            news.append((seq, key, state))
-        return news
 
     def _look_later(self) -> None:
         if not self._store.single and not self._closed:
