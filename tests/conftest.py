@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -37,11 +38,11 @@ def recorded_traces() -> Path:
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
     """Takes what a long test tried and measured, for the table at the end."""
-    return Figures(request.config, request.node.nodeid)
+    return Figures(request.node)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    values = {test: said for test, said in told(config).items() if said}
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    values = told(itertools.chain.from_iterable(terminalreporter.stats.values()))
     if values:
         terminalreporter.section("what was tried, in a campaign" if campaign() else "what was tried")
         show(values, terminalreporter.line)

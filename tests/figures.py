@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import pytest
 
 from tests.profile import campaign
 
 Told = dict[str, dict[str, object]]
-_TOLD = pytest.StashKey[Told]()
+PROPERTY = "figures"  # of a test's report, which also comes from another process of the run
 
 
 class Figures:
@@ -19,9 +19,10 @@ class Figures:
     Integers are counts, and are added up over all tests; of floats the largest of a test's cases is shown.
     """
 
-    def __init__(self, config: pytest.Config, test: str) -> None:
-        self._config = config
-        self._values = told(config).setdefault(test, {})
+    def __init__(self, node: pytest.Item) -> None:
+        self._config = node.config
+        self._values: dict[str, object] = {}
+        node.user_properties.append((PROPERTY, self._values))
 
     def __call__(self, **values: object) -> None:
         self._values.update(values)
@@ -34,9 +35,15 @@ class Figures:
                 print(f"    {text}", flush=True)  # noqa: T201 - for whoever waits
 
 
-def told(config: pytest.Config) -> Told:
-    """Return what the tests of this run have said so far."""
-    return config.stash.setdefault(_TOLD, {})
+def told(reports: Iterable[object]) -> Told:
+    """Return what tests have said, as their reports have it."""
+    values: Told = {}
+    for report in reports:
+        if isinstance(report, pytest.TestReport) and report.when == "teardown":
+            for name, said in report.user_properties:
+                if name == PROPERTY and isinstance(said, dict) and said:
+                    values.setdefault(report.nodeid, {}).update(cast("dict[str, object]", said))
+    return values
 
 
 def show(values: Told, line: Callable[[str], None]) -> None:
@@ -47,7 +54,7 @@ def show(values: Told, line: Callable[[str], None]) -> None:
         _add(by_test.setdefault(case.partition("[")[0], {}), said)
         _add(in_all, {what: value for what, value in said.items() if isinstance(value, int)})
     file = ""
-    for test, said in by_test.items():
+    for test, said in sorted(by_test.items(), key=lambda item: item[0].partition("::")[0]):
         here, _, name = test.partition("::")
         if here != file:
             file = here
