@@ -304,10 +304,15 @@ async def last_words(pool: Pool[Entry], worker: Worker) -> set[tuple[str, int]]:
 @pytest.mark.timeout(600)  # seconds; the first storm takes a few, and nearly always finds it
 async def test_the_storm_finds_the_bug(bug: bugs.Bug, tmp_path: Path, figures: Figures):
     with pytest.raises(AssertionError):
-        for size in (1, 2, 4, 8):  # the busier the machine is with other things, the less happens at once
-            directory = tmp_path / str(size)
-            directory.mkdir()
-            await run_a_storm(directory, figures, Least(5 * size, 300 * size, 30 * size), bug.__name__)
+        await run_larger_and_larger_storms(tmp_path, figures, bug.__name__)
+
+
+async def run_larger_and_larger_storms(directory: Path, figures: Figures, bug: str) -> None:
+    """Let four loose, one after the other: the busier the machine is otherwise, the less happens at once in each."""
+    for size in (1, 2, 4, 8):
+        place = directory / str(size)
+        place.mkdir()
+        await run_a_storm(place, figures, Least(5 * size, 300 * size, 30 * size), bug)
 
 
 def is_gap(watch: watches.Watch) -> bool:
