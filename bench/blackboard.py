@@ -1,4 +1,4 @@
-"""Blackboards: what an activation costs, and what eight writers at once cost each other. For information."""
+"""Blackboards: what an activation costs, also on a large board, and what eight writers at once cost each other."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tertulia.patterns.blackboard.sources import Situation
 
 WRITERS = 8
 LONGEST = 200  # contributions to one board: a run that takes longer begins another, as a team's would
+SMALL, LARGE = 100, 5_000  # hypotheses on a board whose growth is looked at
 _boards = counter(1)
 
 
@@ -43,6 +44,34 @@ def _activations(space: Space) -> Sampler:
             assert result.activations == facts
             assert len(await board.read_section("conclusions")) == facts
         return seconds
+
+    return sample
+
+
+def _activations_on(space: Space, size: int) -> Sampler:
+    """Return what runs activations on a board that has so many hypotheses already; from the first to the last."""
+    boards: list[Blackboard] = []
+    posted = 0
+
+    async def sample(count: int) -> float:
+        nonlocal posted
+        if not boards or posted > 2 * size:  # it has grown out of its size
+            boards[:], posted = [_board(space, f"board-{next(_boards)}")], size
+            for _ in range(size):
+                await boards[0].post_hypothesis("ann", "conclusions", CONTENT)
+        (board,) = boards
+        posted += 2 * count
+        for _ in range(count + 1):
+            await board.post_hypothesis("ann", "facts", CONTENT)
+        moments: list[float] = []
+
+        async def conclude(here: Situation) -> None:
+            moments.append(perf_counter())
+            await _conclude(here)
+
+        await Controller(board, [KnowledgeSource(name="conclude", action=conclude, sections=("facts",))]).run()
+        assert len(moments) == count + 1
+        return moments[-1] - moments[0]
 
     return sample
 
@@ -103,6 +132,15 @@ def _activating(engine: str) -> Callable[[Scale], AbstractAsyncContextManager[Pa
     return measure
 
 
+def _growing(engine: str) -> Callable[[Scale], AbstractAsyncContextManager[Pair]]:
+    @asynccontextmanager
+    async def measure(_: Scale) -> AsyncIterator[Pair]:
+        async with _spaces(engine, 2) as (small, large):
+            yield Pair(peer=_activations_on(small, SMALL), ours=_activations_on(large, LARGE))
+
+    return measure
+
+
 def _contending(engine: str) -> Callable[[Scale], AbstractAsyncContextManager[Pair]]:
     @asynccontextmanager
     async def measure(_: Scale) -> AsyncIterator[Pair]:
@@ -123,6 +161,14 @@ ROWS: tuple[Row, ...] = tuple(
             target=None,
             direction=Direction.TIME_AT_MOST,
             measure=_activating(engine),
+        ),
+        Row(
+            name=f"blackboard-growth-{engine}",
+            what=f"an activation on a board of {LARGE:,} hypotheses, on {engine}",
+            peer=f"itself, on one of {SMALL:,}",
+            target=1.5,
+            direction=Direction.TIME_AT_MOST,
+            measure=_growing(engine),
         ),
         Row(
             name=f"blackboard-writers-{engine}",

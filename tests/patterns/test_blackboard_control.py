@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tertulia import Message, MessagePassingAgent, Space
-from tertulia._rules.agenda import Activation, choose, rate
+from tertulia._rules.agenda import Activation, Ranking, rate
+from tertulia.engines.base import Record
 from tertulia.errors import InvalidHypothesisError, InvalidInputError, UnknownAgentError
 from tertulia.hypotheses import BoardAction, Hypothesis
 from tertulia.patterns.blackboard.board import Blackboard
 from tertulia.patterns.blackboard.control import Controller, RunEnd
 from tertulia.patterns.blackboard.sources import KnowledgeSource, Situation, remote
 from tertulia.testing.conformance import SpaceHarness
+from tertulia.testing.faults import FaultyEngine
 
 LONGEST = 30.0  # seconds that only a hang takes
 
@@ -300,15 +302,122 @@ async def test_control_refuses_what_makes_no_sense(board: Blackboard):
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(0, 100)), max_size=20))
 def test_what_is_chosen_first_has_the_highest_rating_and_of_equals_is_the_oldest(found: list[tuple[float, int]]):
     rated = [
-        (Activation(source="s", hypothesis="h", version=1, section="x", confidence=1, order=order), rating)
-        for rating, order in found
+        (Activation(source="s", hypothesis=str(place), version=1, section="x", confidence=1, order=order), rating)
+        for place, (rating, order) in enumerate(found)
     ]
-    ordered = choose(rated)
-    assert sorted(ordered, key=lambda one: (-one[1], one[0].order)) == ordered
-    assert len(ordered) == len(rated)
+    ranking = Ranking()
+    for activation, rating in rated:
+        ranking.add(activation, rating)
+        ranking.add(activation, rating)  # as after the board was read anew
+    best = sorted(rated, key=lambda one: (-one[1], one[0].order, one[0].id))
+    ids = [activation.id for activation, _ in best]
+    assert ranking.first(len(rated) + 1, lambda _: True, lambda _: True) == ids
+    last, free = set(ids[-1:]), ids[1::2]
+    there = [one for one in free if one not in last]
+    assert ranking.first(2, lambda one: one not in last, free.__contains__) == there[:2]
+    assert ranking.first(len(rated), lambda _: True, lambda _: True)[: len(ids) - 1] == ids[:-1]
 
 
 def test_a_source_that_costs_nothing_does_not_always_come_first():
     activation = Activation(source="s", hypothesis="h", version=1, section="x", confidence=0.5, order=1)
     assert rate(activation, 1.0, 0.0, {}) < 1e6
     assert rate(activation, 1.0, 1.0, {"x": 2.0}) == pytest.approx(1.0)
+
+
+# --- others, and what goes wrong -----------------------------------------------------------------
+
+
+async def test_what_waits_for_sources_that_nobody_has_is_left_after_a_while_and_does_not_keep_a_run_going(
+    harness: SpaceHarness,
+):
+    board = Blackboard(await harness.open_again(), "sums")
+    await post_numbers(board, 3)
+    assert (await Controller(board, [SQUARE]).run(budget=1)).activations == 1
+    alone = asyncio.create_task(Controller(board, [ADD_UP], lease=1.0).run())
+    await harness.advance(0.5)
+    assert not alone.done()  # somebody may still take them up
+    await harness.advance(0.6)
+    result = await asyncio.wait_for(alone, LONGEST)
+    assert (result.ended, result.activations) == (RunEnd.QUIESCENCE, 1)
+    assert await contents(board, "totals") == [0]
+
+
+async def test_a_source_that_never_ends_does_not_outlast_the_deadline_and_its_activation_is_given_back(
+    harness: SpaceHarness, board: Blackboard
+):
+    async def ponder(_: Situation) -> None:
+        await asyncio.Event().wait()
+
+    await post_numbers(board, 1)
+    running = asyncio.create_task(
+        Controller(board, [KnowledgeSource(name="square", action=ponder, sections=("numbers",))]).run(deadline=1.0)
+    )
+    await harness.advance(0.5)
+    await harness.advance(0.6)
+    result = await asyncio.wait_for(running, LONGEST)
+    assert (result.ended, result.activations, result.failed) == (RunEnd.DEADLINE, 0, 0)
+    assert (await Controller(board, [SQUARE]).run()).activations == 1
+
+
+async def test_a_precondition_that_fails_is_a_failure_of_its_source_and_a_trigger_that_fails_triggers_nothing(
+    board: Blackboard, caplog: pytest.LogCaptureFixture
+):
+    def fail(*_: object) -> bool:
+        raise ValueError("no idea")
+
+    await post_numbers(board, 1)
+    odd = KnowledgeSource(name="odd", action=square, precondition=fail)
+    never = KnowledgeSource(name="never", action=square, trigger=fail)
+    with caplog.at_level(logging.CRITICAL + 1, logger="tertulia"):
+        result = await Controller(board, [odd, never, SQUARE]).run()
+    assert (result.ended, result.activations, result.failed) == (RunEnd.QUIESCENCE, 1, 6)
+    failures = [one.details for one in await board.history() if one.kind is BoardAction.FAILED]
+    assert {(one["source"], one["error"]) for one in failures} == {("odd", "ValueError: no idea")}
+
+
+async def test_an_activation_whose_hypothesis_somebody_deleted_is_dropped(board: Blackboard, space: Space):
+    numbers = await post_numbers(board, 2)
+
+    async def delete(situation: Situation) -> None:
+        other = next(one for one in numbers if one.id != situation.hypothesis.id)
+        await space.memory.delete(board.keys.hypothesis(other.id), requester="ana")
+
+    result = await Controller(board, [KnowledgeSource(name="delete", action=delete, sections=("numbers",))]).run()
+    assert (result.ended, result.activations, result.dropped) == (RunEnd.QUIESCENCE, 1, 1)
+
+
+async def test_a_controller_runs_once_at_a_time(board: Blackboard):
+    await post_numbers(board, 1)
+    controller = Controller(board, [SQUARE])
+    first, second = await asyncio.gather(controller.run(), controller.run(), return_exceptions=True)
+    assert isinstance(second, InvalidInputError)
+    assert not isinstance(first, BaseException)
+    assert (await controller.run()).ended is RunEnd.QUIESCENCE
+
+
+class Counting(FaultyEngine):
+    """Counts the records that are read and the changes that are seen."""
+
+    records = 0
+
+    async def get(self, key: str) -> Record | None:
+        self.records += 1
+        return await super().get(key)
+
+    async def scan(self, *args: Any, **options: Any) -> tuple[int, list[Record]]:
+        revision, records = await super().scan(*args, **options)
+        self.records += len(records)
+        return revision, records
+
+
+async def test_what_an_activation_reads_does_not_grow_with_the_board(harness: SpaceHarness):
+    reads: list[float] = []
+    for count in (10, 80):
+        inner = await harness.open_again()
+        engine = Counting(inner.engine, {})
+        board = Blackboard(Space(inner.url, engine, inner.clock), f"sums-{count}", sections=("numbers", "squares"))
+        await post_numbers(board, count)
+        engine.records = 0
+        assert (await Controller(board, [SQUARE]).run()).activations == count
+        reads.append(engine.records / count)
+    assert reads[1] <= reads[0] * 1.1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import heapq
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-__all__ = ["Activation", "choose", "rate"]
+__all__ = ["Activation", "Ranking", "rate"]
 
 CHEAPEST = 1e-3  # a source that costs nothing would always come first, whatever there is to gain
 
@@ -37,6 +38,30 @@ def rate(activation: Activation, benefit: float, cost: float, focus: Mapping[str
     return benefit * activation.confidence / max(cost, CHEAPEST) * focus.get(activation.section, 1.0)
 
 
-def choose(rated: Iterable[tuple[Activation, float]]) -> list[tuple[Activation, float]]:
-    """Return activations, the one to run first, first: by rating; of equals, the oldest hypothesis and then by name."""
-    return sorted(rated, key=lambda one: (-one[1], one[0].order, one[0].source))
+class Ranking:
+    """Activations in the order in which to run them: by rating; of equals, the oldest hypothesis and then by name.
+
+    Adding one and looking at the first few cost no more than a logarithm of how many there are.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, str, str]] = []  # negative rating, order, source, id
+
+    def add(self, activation: Activation, rating: float) -> None:
+        """Add an activation."""
+        heapq.heappush(self._heap, (-rating, activation.order, activation.source, activation.id))
+
+    def first(self, count: int, is_there: Callable[[str], bool], is_free: Callable[[str], bool]) -> list[str]:
+        """Return the ids of the first few that are free; those that are there no more are forgotten."""
+        found: list[str] = []
+        aside: list[tuple[float, int, str, str]] = []
+        while self._heap and len(found) < count:
+            one = heapq.heappop(self._heap)
+            if not is_there(one[3]) or (aside and aside[-1] == one):
+                continue
+            aside.append(one)
+            if is_free(one[3]):
+                found.append(one[3])
+        for one in aside:
+            heapq.heappush(self._heap, one)
+        return found

@@ -8,8 +8,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tertulia._codec import convert
+from tertulia._codec import convert, decode_plain
 from tertulia._names import check_name, literal
+from tertulia.engines.base import Record
 from tertulia.errors import InvalidHypothesisError
 from tertulia.hypotheses import BoardAction, BoardRecord, Hypothesis
 from tertulia.records import MemoryEntry, new_id
@@ -45,6 +46,12 @@ def hypothesis_of(entry: MemoryEntry) -> Hypothesis:
     """Return the hypothesis that an entry holds, with its version and its place in the order."""
     found: Hypothesis = convert(entry.value, Hypothesis)
     return replace(found, version=entry.version, order=entry.created_revision, posted=entry.created)
+
+
+def hypothesis_in(record: Record) -> Hypothesis:
+    """Return the hypothesis that a record holds, as `hypothesis_of` does."""
+    found: Hypothesis = convert(decode_plain(record.body), Hypothesis)
+    return replace(found, version=record.version, order=record.created_revision, posted=record.created)
 
 
 def kept(hypothesis: Hypothesis) -> Hypothesis:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from msgspec.structs import replace
 
 from tertulia._codec import convert
 from tertulia._names import literal
 from tertulia._rules.agenda import Activation
 from tertulia.errors import ConflictError
 from tertulia.hypotheses import BoardAction, Hypothesis
-from tertulia.patterns.blackboard._records import hypothesis_of, log
+from tertulia.patterns.blackboard._records import log
 from tertulia.patterns.blackboard.board import Blackboard
 from tertulia.patterns.blackboard.sources import KnowledgeSource
 
-__all__ = ["Agenda"]
+__all__ = ["Agenda", "activation_of"]
 
 CONTROL = "control"  # the agent in whose name control acts
 
@@ -27,16 +29,8 @@ class Agenda:
         self._keys = board.keys
         self._memory = board.space.memory
 
-    async def queue(self, hypothesis: Hypothesis, sources: Iterable[KnowledgeSource]) -> int:
-        """Queue the activations that a hypothesis triggers and that nobody has queued yet; return how many."""
-        queued = 0
-        for source in sources:
-            if source.is_triggered(hypothesis):
-                queued += await self._queue(_activation(source, hypothesis))
-        return queued
-
-    async def _queue(self, activation: Activation) -> bool:
-        """Queue an activation, unless it is queued or was dealt with before."""
+    async def queue(self, activation: Activation) -> bool:
+        """Queue an activation, unless it is queued or was dealt with before; return whether it is new."""
         try:
             async with self._board.space.transaction() as transaction:
                 if await transaction.read(self._keys.ran + activation.id, reader=CONTROL) is not None:
@@ -56,59 +50,36 @@ class Agenda:
         keys = await self._memory.list_keys(literal(self._keys.running) + "*")
         return {key.removeprefix(self._keys.running) for key in keys}
 
-    async def is_settled(self, sources: Collection[KnowledgeSource]) -> bool:
-        """Tell whether at one moment nothing was queued, nothing ran, and nothing was left to be queued."""
-        hypotheses: list[Hypothesis] = []
-        dealt_with: set[str] = set()
-        async for entry in self._memory.entries(literal(self._keys.prefix) + "*"):
-            if entry.key.startswith((self._keys.agenda, self._keys.running)):
-                return False
-            if entry.key.startswith(self._keys.hypotheses):
-                hypotheses.append(hypothesis_of(entry))
-            elif entry.key.startswith(self._keys.ran):
-                dealt_with.add(entry.key.removeprefix(self._keys.ran))
-        return all(
-            _activation(source, hypothesis).id in dealt_with
-            for hypothesis in hypotheses
-            for source in sources
-            if source.is_triggered(hypothesis)
-        )
-
-    async def drop(self, activation: Activation, why: str) -> None:
-        """Take an activation off the agenda for good, and write down why."""
+    async def drop(self, activation: Activation, why: str) -> int:
+        """Take an activation off the agenda for good, and write down why; return the revision of that, if it was."""
         try:
             async with self._board.space.transaction() as transaction:
                 if await transaction.read(self._keys.agenda + activation.id, reader=CONTROL) is None:
-                    return
+                    return 0
                 transaction.delete(self._keys.agenda + activation.id, requester=CONTROL)
                 transaction.write(self._keys.ran + activation.id, "dropped", owner=CONTROL)
                 self._log(transaction, BoardAction.DROPPED, activation, why=why)
         except ConflictError:
-            return  # somebody else has dealt with it
+            return 0  # somebody else has dealt with it
+        return transaction.entry(self._keys.ran + activation.id).revision
 
-    async def failed(self, activation: Activation, error: str, *, attempts: int) -> None:
-        """Write down that a source failed; after so many attempts its activation is dropped."""
+    async def failed(self, activation: Activation, error: str, *, attempts: int) -> int:
+        """Write down that a source failed; after so many attempts its activation is dropped. Return the revision."""
         again = activation.attempt < attempts
         try:
             async with self._board.space.transaction() as transaction:
                 if await transaction.read(self._keys.agenda + activation.id, reader=CONTROL) is None:
-                    return
+                    return 0
                 self._log(transaction, BoardAction.FAILED, activation, error=error, attempt=activation.attempt)
                 if again:
-                    more = Activation(
-                        **{
-                            name: getattr(activation, name)
-                            for name in activation.__struct_fields__
-                            if name != "attempt"
-                        },
-                        attempt=activation.attempt + 1,
-                    )
+                    more = replace(activation, attempt=activation.attempt + 1)
                     transaction.write(self._keys.agenda + activation.id, more, owner=CONTROL)
                 else:
                     transaction.delete(self._keys.agenda + activation.id, requester=CONTROL)
                     transaction.write(self._keys.ran + activation.id, "failed", owner=CONTROL)
         except ConflictError:
-            return  # somebody else has dealt with it
+            return 0  # somebody else has dealt with it
+        return transaction.entry((self._keys.agenda if again else self._keys.ran) + activation.id).revision
 
     async def chosen(self, activation: Activation, rating: float, over: Iterable[tuple[Activation, float]]) -> None:
         """Write down what was chosen, and over what."""
@@ -141,7 +112,8 @@ class Agenda:
             log(transaction, self._keys, BoardAction.FOCUSED, agent, None, weights=dict(weights), reason=reason)
 
 
-def _activation(source: KnowledgeSource, hypothesis: Hypothesis) -> Activation:
+def activation_of(source: KnowledgeSource, hypothesis: Hypothesis) -> Activation:
+    """Return the activation of a source by a hypothesis as it is now."""
     return Activation(
         source=source.name,
         hypothesis=hypothesis.id,

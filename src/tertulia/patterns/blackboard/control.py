@@ -7,22 +7,21 @@ whoever comes after a crash goes on from there.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 
 from tertulia._arguments import check_count, check_seconds
 from tertulia._background import logger
-from tertulia._rules.agenda import Activation, choose, rate
-from tertulia.errors import ConflictError, InvalidInputError, WatchLaggedError
+from tertulia._rules.agenda import Activation, Ranking, rate
+from tertulia.errors import ConflictError, InvalidInputError, OutcomeUnknownError, UnknownHypothesisError
 from tertulia.hypotheses import BoardAction, Hypothesis
+from tertulia.patterns._deadline import Deadline
 from tertulia.patterns._lease import Lease
-from tertulia.patterns.blackboard._records import hypothesis_of
-from tertulia.patterns.blackboard.agenda import CONTROL, Agenda
+from tertulia.patterns.blackboard._picture import Picture
+from tertulia.patterns.blackboard.agenda import CONTROL, Agenda, activation_of
 from tertulia.patterns.blackboard.board import Blackboard
 from tertulia.patterns.blackboard.sources import KnowledgeSource, Situation
 from tertulia.records import new_id
@@ -74,8 +73,11 @@ class Controller:
         self._lease = check_seconds("lease", lease)
         self._name = f"control-{new_id()}"
         self._clock = board.space.clock
-        self._seen: list[Hypothesis] = []
-        self._stir = asyncio.Event()
+        self._picture = Picture(board)
+        self._ranking = Ranking()
+        self._focus: dict[str, float] = {}
+        self._end: float | None = None
+        self._runs = False
         self._activations = self._failed = self._dropped = 0
 
     async def run(
@@ -85,7 +87,7 @@ class Controller:
 
         `until(board)` says whether there is a solution; by default there is one when a vote has accepted one. `budget`
         is how many activations to run at most, `deadline` for how many seconds. Several controllers may run at once:
-        what one of them does wakes the others.
+        what one of them does wakes the others. What runs at the deadline is cancelled and given back.
 
         Cancellation: the activation that runs is given back; nothing of it was applied.
         """
@@ -93,10 +95,15 @@ class Controller:
             check_count("budget", budget, MAX_BUDGET)
         began = self._clock.monotonic()
         end = None if deadline is None else began + check_seconds("deadline", deadline)
+        if self._runs:
+            raise InvalidInputError("this controller runs already; make another for the same board")
+        self._end, self._runs = end, True
         self._activations = self._failed = self._dropped = 0
-        async with self._watching():
-            await self._queue_all()
-            ended = await self._loop(until, budget, end)
+        try:
+            async with self._picture.kept():
+                ended = await self._loop(until, budget, end)
+        finally:
+            self._runs = False
         return RunResult(
             ended=ended,
             activations=self._activations,
@@ -107,113 +114,155 @@ class Controller:
         )
 
     async def _loop(self, until: Until | None, budget: int | None, end: float | None) -> RunEnd:
+        picture = self._picture
         while True:
-            self._stir.clear()
+            picture.stirred.clear()
             if await self._is_solved(until):
                 return RunEnd.SOLUTION
             if budget is not None and self._activations + self._failed >= budget:
                 return RunEnd.BUDGET
             if end is not None and self._clock.monotonic() >= end:
                 return RunEnd.DEADLINE
-            await self._queue_seen()
-            waiting = await self.agenda.waiting()
-            running = await self.agenda.running()
-            if await self._run_best([one for one in waiting if one.id not in running]):
+            await self._queue_changed()
+            if await self._run_best() or await self._others_may(end):
                 continue
-            if running:
-                await self._wait(end)
-            elif not await self._queue_all() and await self.agenda.is_settled(self.sources.values()):
+            if await self._is_settled():
                 return RunEnd.QUIESCENCE
 
     async def _is_solved(self, until: Until | None) -> bool:
         if until is None:
-            return await self.board.solution() is not None
+            return bool(self._picture.accepted)
         solved = until(self.board)
         return bool(await solved if inspect.isawaitable(solved) else solved)
 
     # --- what there is to do ---
 
-    @asynccontextmanager
-    async def _watching(self) -> AsyncGenerator[None, None]:
-        """Take note of changed hypotheses while the block runs."""
-        watching = self.board.space.background.start(self._watch(), f"tertulia control of {self.board.name}")
+    async def _queue_changed(self) -> int:
+        """Queue what the changed hypotheses trigger; return how many activations nobody had dealt with."""
+        missing = 0
+        for hypothesis in self._picture.changed():
+            for source in self.sources.values():
+                if self._is_triggered(source, hypothesis):
+                    missing += await self._queue(activation_of(source, hypothesis))
+        return missing
+
+    def _is_triggered(self, source: KnowledgeSource, hypothesis: Hypothesis) -> bool:
         try:
-            yield
-        finally:
-            watching.cancel()
+            return source.is_triggered(hypothesis)
+        except Exception:  # noqa: BLE001 - as of its action
+            logger.exception(
+                "the trigger of source %r failed on hypothesis %s of board %r",
+                source.name,
+                hypothesis.id,
+                self.board.name,
+            )
+            return False
 
-    async def _watch(self) -> None:
-        while True:
-            async with self.board.space.memory.watch(self.board.keys.prefix + "*") as changes:
-                try:
-                    async for change in changes:
-                        if change.entry is not None and change.key.startswith(self.board.keys.hypotheses):
-                            self._seen.append(hypothesis_of(change.entry))
-                        self._stir.set()
-                except WatchLaggedError:
-                    logger.info("control of board %r missed changes, and looks at the whole board", self.board.name)
-                else:
-                    return
-            self._seen.extend(await self.board.hypotheses())
-            self._stir.set()
+    async def _queue(self, activation: Activation) -> bool:
+        """Queue an activation unless it is queued; return False if it was dealt with, as far as is known."""
+        picture = self._picture
+        if activation.id in picture.dealt_with:
+            return False
+        if activation.id not in picture.waiting and await self.agenda.queue(activation):
+            picture.queued(activation)
+        return True
 
-    async def _queue_seen(self) -> None:
-        seen, self._seen = self._seen, []
-        for hypothesis in seen:
-            await self.agenda.queue(hypothesis, self.sources.values())
+    async def _others_may(self, end: float | None) -> bool:
+        """Wait, if others do something, or should; return False when there is nothing to wait for.
 
-    async def _queue_all(self) -> int:
-        """Queue what the board as a whole triggers, such as after a crash; return how many activations were missing."""
-        queued = 0
-        for hypothesis in await self.board.hypotheses():
-            queued += await self.agenda.queue(hypothesis, self.sources.values())
-        return queued
+        What waits for a source that nobody here has is left to others for one lease.
+        """
+        picture = self._picture
+        if picture.is_anything_running():
+            await self._is_stirred(end)
+            return True
+        if not picture.waiting:
+            return False
+        return await self._is_stirred(end) or self._is_anything_waiting() or self._is_over(end)
 
-    async def _wait(self, end: float | None) -> None:
-        """Wait for a change, for a lease to run out that nobody renews, or for the end."""
+    async def _is_settled(self) -> bool:
+        """Tell whether at one moment nothing ran, and nothing was queued for a source here, or was to be."""
+        picture = self._picture
+        if not await picture.read() or picture.is_anything_running() or self._is_anything_waiting():
+            return False
+        return not await self._queue_changed()
+
+    def _is_anything_waiting(self) -> bool:
+        return any(one.source in self.sources for one in self._picture.waiting.values())
+
+    def _is_over(self, end: float | None) -> bool:
+        return end is not None and self._clock.monotonic() >= end
+
+    async def _is_stirred(self, end: float | None) -> bool:
+        """Wait for a change, for as long as a lease lasts, or for the end; tell whether it was a change."""
         left = self._lease if end is None else min(self._lease, end - self._clock.monotonic())
-        timer = self._clock.call_later(max(left, 0.0), self._stir.set)
+        until = self._clock.monotonic() + max(left, 0.0)
+        timer = self._clock.call_later(max(left, 0.0), self._picture.stirred.set)
         try:
-            await self._stir.wait()
+            await self._picture.stirred.wait()
         finally:
             timer.cancel()
+        return self._clock.monotonic() < until
 
     # --- doing it ---
 
-    async def _run_best(self, waiting: Sequence[Activation]) -> bool:
+    async def _run_best(self) -> bool:
         """Run or drop one activation; return whether there was one to deal with."""
-        focus = await self.agenda.focus()
-        known = [one for one in waiting if one.source in self.sources]
-        rated = choose((one, self._rate(one, focus)) for one in known)
-        for place, (activation, rating) in enumerate(rated):
+        picture = self._picture
+        self._rank()
+        taken: set[str] = set()  # by other controllers
+        while True:
+            ids = self._ranking.first(
+                1 + SHOWN,
+                lambda one: one in picture.waiting,
+                lambda one: one not in taken and not picture.is_running(one),
+            )
+            if not ids:
+                return False
+            activation, *over = (picture.waiting[one] for one in ids)
             lease = Lease(
                 self.board.space,
                 self.board.keys.running + activation.id,
                 holder=self._name,
                 seconds=self._lease,
             )
-            if not await lease.take():
-                continue  # another controller has it
-            async with lease.kept():
-                await self._deal_with(activation, rating, rated[place + 1 : place + 1 + SHOWN], lease)
-            return True
-        return False
+            if await lease.take():
+                break
+            taken.add(activation.id)
+        async with lease.kept():
+            revision = await self._deal_with(activation, over, lease)
+        await picture.reach(revision)
+        return True
 
-    def _rate(self, activation: Activation, focus: dict[str, float]) -> float:
-        source = self.sources[activation.source]
-        return rate(activation, source.benefit, source.cost, focus)
+    def _rank(self) -> None:
+        """Rank what was queued since the last time; everything, if what is attended to has changed."""
+        picture, added = self._picture, self._picture.added()
+        if picture.focus != self._focus:
+            self._focus, self._ranking, added = picture.focus, Ranking(), list(picture.waiting.values())
+        for one in added:
+            if one.source in self.sources:
+                self._ranking.add(one, self._rate(one))
 
-    async def _deal_with(
-        self, activation: Activation, rating: float, over: Sequence[tuple[Activation, float]], lease: Lease
-    ) -> None:
+    def _rate(self, activation: Activation) -> float:
         source = self.sources[activation.source]
-        hypothesis = await self._still_wanted(activation, source)
-        if hypothesis is None:
-            return
-        await self.agenda.chosen(activation, rating, over)
+        return rate(activation, source.benefit, source.cost, self._focus)
+
+    async def _deal_with(self, activation: Activation, over: Sequence[Activation], lease: Lease) -> int:
+        """Run or drop an activation that is held; return the revision of what became of it, 0 for nothing."""
+        source = self.sources[activation.source]
         try:
-            ran = await self._run_source(activation, source, hypothesis, lease)
+            async with Deadline(self._clock, self._end):
+                hypothesis = await self._hypothesis_of(activation)
+                why = await self._why_not(activation, hypothesis, source)
+                if hypothesis is None or why:
+                    self._dropped += 1
+                    self._picture.dealt(activation.id)
+                    return await self.agenda.drop(activation, why)
+                await self.agenda.chosen(activation, self._rate(activation), [(one, self._rate(one)) for one in over])
+                ran = await self._run_source(activation, source, hypothesis, lease)
         except Exception as error:  # noqa: BLE001 - a source may do anything; the others go on
+            if isinstance(error, TimeoutError) and self._is_over(self._end):
+                return 0  # the run's deadline came first: whoever comes next may run it
             logger.error(
                 "source %r failed on hypothesis %s of board %r",
                 source.name,
@@ -222,37 +271,41 @@ class Controller:
                 exc_info=error,
             )
             self._failed += 1
-            await self.agenda.failed(activation, f"{type(error).__name__}: {error}"[:500], attempts=ATTEMPTS)
-        else:
-            self._activations += ran
+            return await self.agenda.failed(activation, f"{type(error).__name__}: {error}"[:500], attempts=ATTEMPTS)
+        self._activations += bool(ran)
+        self._picture.dealt(activation.id)
+        return ran
 
-    async def _still_wanted(self, activation: Activation, source: KnowledgeSource) -> Hypothesis | None:
-        """Return the hypothesis of an activation whose condition still holds; drop one whose does not."""
-        hypothesis = await self.board.get(activation.hypothesis)
+    async def _hypothesis_of(self, activation: Activation) -> Hypothesis | None:
+        try:
+            return await self.board.get(activation.hypothesis)
+        except UnknownHypothesisError:
+            return None
+
+    async def _why_not(self, activation: Activation, hypothesis: Hypothesis | None, source: KnowledgeSource) -> str:
+        """Return why an activation is not to be run any more; nothing if its condition still holds."""
+        if hypothesis is None:
+            return "the hypothesis is not on the board any more"
         if hypothesis.version != activation.version:
-            why = f"the hypothesis is at version {hypothesis.version} by now"
-        elif not source.is_triggered(hypothesis):
-            why = f"the hypothesis is {hypothesis.state.value}"
-        elif not await source.may_run(self.board, hypothesis):
-            why = "its precondition does not hold"
-        else:
-            return hypothesis
-        self._dropped += 1
-        await self.agenda.drop(activation, why)
-        return None
+            return f"the hypothesis is at version {hypothesis.version} by now"
+        if not source.is_triggered(hypothesis):
+            return f"the hypothesis is {hypothesis.state.value}"
+        if not await source.may_run(self.board, hypothesis):
+            return "its precondition does not hold"
+        return ""
 
     async def _run_source(
         self, activation: Activation, source: KnowledgeSource, hypothesis: Hypothesis, lease: Lease
-    ) -> bool:
+    ) -> int:
         """Run a source, and commit what it drafted with the end of its activation; again if it lost a race.
 
-        Returns False, having run nothing, when another controller has dealt with the activation.
+        Returns the revision, 0, having run nothing, when another controller has dealt with the activation.
         """
         keys = self.board.keys
         for _ in range(MAX_RACES):
             transaction = self.board.space.transaction()
             if await transaction.read(keys.ran + activation.id, reader=CONTROL) is not None:
-                return False  # another controller was faster, before this one held it
+                return 0  # another controller was faster, before this one held it
             transaction.require(lease.key, fence=lease.fence)
             draft = self.board.draft(transaction, source.name)
             await source.run(Situation(self.board, hypothesis, draft))
@@ -265,7 +318,9 @@ class Controller:
             except ConflictError:
                 if not transaction.lost_race:
                     raise
+            except OutcomeUnknownError:
+                continue  # if it happened, it is known to have run
             else:
                 lease.ended = True
-                return True
+                return transaction.entry(keys.ran + activation.id).revision
         raise ConflictError(f"source {source.name!r} lost {MAX_RACES} races in a row")
