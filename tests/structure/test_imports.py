@@ -41,7 +41,7 @@ LAYERS = (
     ("processes", {"processes"}),
     ("comparison", {"compare", "selection"}),
     ("portal", {"blocking"}),
-    ("the package itself", {""}),
+    ("the package itself", {"", "_homes"}),
     ("faces", {"cli", "__main__"}),
     ("testing", {"testing"}),
 )

@@ -69,7 +69,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer gives a callback the option's value
     if wanted:
-        from tertulia.compare.environment import own_version  # noqa: PLC0415 - for this option only
+        from tertulia.compare.environment import own_version
 
         typer.echo(f"tertulia {own_version()}")
         raise typer.Exit
@@ -149,7 +149,7 @@ def compare(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Compare, and exit with the code of the outcome."""
-    from tertulia.cli.compare import Options, run  # noqa: PLC0415 - heavy; see above
+    from tertulia.cli.compare import Options, run
 
     code = run(
         Options(
@@ -207,7 +207,7 @@ def recommend(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how agents should communicate, from measured figures. Without --use-case you are asked, at most six times."""
-    from tertulia.cli.recommend import run  # noqa: PLC0415 - heavy; see above
+    from tertulia.cli.recommend import run
 
     fields = {
         "use_case": use_case,

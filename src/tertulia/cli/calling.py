@@ -5,20 +5,19 @@ Data goes to standard output, talk to standard error. Exit codes are those of `t
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tertulia.errors import InvalidInputError, MissingExtraError, TertuliaError
-from tertulia.space import URL_VARIABLE, Space, connect
+if TYPE_CHECKING:
+    from tertulia.space import Space
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "MISUSED", "Agent", "Json", "Limit", "Url", "call", "fail", "talk"]
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+URL_VARIABLE = "TERTULIA_URL"  # as in `tertulia.space`, which help does not need to load
 
 Url = Annotated[
     str | None,
@@ -28,11 +27,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON; what comes bit b
 Agent = Annotated[str, typer.Option("--as", metavar="AGENT", help="The agent in whose name this is done.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")]
 
-Work = Callable[[Space], Awaitable[int | None]]
+Work = Callable[["Space"], Awaitable[int | None]]
 
 
 def call(command: str, url: str | None, work: Work) -> NoReturn:
     """Do the work with an open space, and exit: with what it returns, or with the code of its error."""
+    import asyncio
+    import logging
+
+    from tertulia.errors import InvalidInputError, MissingExtraError, TertuliaError
+
     logging.getLogger("tertulia").addHandler(logging.NullHandler())  # what matters of it is said below
     try:
         code = asyncio.run(_with_space(url, work))
@@ -46,6 +50,8 @@ def call(command: str, url: str | None, work: Work) -> NoReturn:
 
 
 async def _with_space(url: str | None, work: Work) -> int | None:
+    from tertulia.space import connect
+
     async with connect(url) as space:
         return await work(space)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tertulia.cli.calling import FAILED, MISUSED, Json, Limit, Url, call, talk
 from tertulia.cli.printing import print_json, print_line, show_value
-from tertulia.records import DeadLetter
-from tertulia.space import Space
+
+if TYPE_CHECKING:
+    from tertulia.records import DeadLetter
+    from tertulia.space import Space
 
 __all__ = ["app"]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tertulia.cli.calling import FAILED, Json, Url, call
 from tertulia.cli.printing import print_json, print_table
-from tertulia.space import Space
+
+if TYPE_CHECKING:
+    from tertulia.space import Space
 
 __all__ = ["doctor"]
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tertulia._names import literal
 from tertulia.cli.calling import FAILED, Agent, Json, Limit, Url, call, talk
 from tertulia.cli.printing import print_json, print_line, print_table, read_value, show_value
-from tertulia.errors import WatchLaggedError
-from tertulia.records import ChangeKind, MemoryChange
-from tertulia.space import Space
+
+if TYPE_CHECKING:
+    from tertulia.records import MemoryChange
+    from tertulia.space import Space
 
 __all__ = ["app"]
 
@@ -174,6 +173,8 @@ def history(key: Key, *, limit: Limit = 100, url: Url = None, json: Json = False
 
 async def _history(space: Space, key: str) -> list[MemoryChange]:
     """Return the changes of a key that the space still has, oldest first."""
+    from tertulia.errors import WatchLaggedError
+
     entry = await space.memory.read_with_metadata(key, reader=CLI)
     newest = (await space.memory.get_stats()).revision
     back = newest
@@ -188,6 +189,10 @@ async def _history(space: Space, key: str) -> list[MemoryChange]:
 
 async def _changes(space: Space, key: str, after: int, until: int | None) -> list[MemoryChange]:
     """Return the changes after a revision: those up to another one, or those that come without waiting."""
+    import asyncio
+
+    from tertulia._names import literal
+
     found: list[MemoryChange] = []
     if until is not None and until <= after:
         return found
@@ -201,6 +206,8 @@ async def _changes(space: Space, key: str, after: int, until: int | None) -> lis
 
 
 def _print_change(change: MemoryChange, *, json: bool) -> None:
+    from tertulia.records import ChangeKind
+
     if json:
         entry = None if change.entry is None else change.entry.to_dict()
         print_json(

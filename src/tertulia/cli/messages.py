@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tertulia.agents.message_passing import MessagePassingAgent
 from tertulia.cli.calling import Agent, Json, Limit, Url, call, talk
 from tertulia.cli.printing import print_json, print_line, print_table, read_value, show_value
-from tertulia.messaging.delivery import Delivery
-from tertulia.records import DeliveryMode, Message, Receipt, WhenFull, new_id
-from tertulia.space import Space
+
+if TYPE_CHECKING:
+    from tertulia.messaging.delivery import Delivery
+    from tertulia.records import Message, Receipt
+    from tertulia.space import Space
 
 __all__ = ["inbox", "list_agents", "listen", "publish", "request", "send"]
 
+
+class Mode(StrEnum):
+    """The delivery modes, as `tertulia.DeliveryMode` has them; help does not load the records."""
+
+    AT_MOST_ONCE = "at_most_once"
+    AT_LEAST_ONCE = "at_least_once"
+    EXACTLY_ONCE = "exactly_once"
+
+
 Content = Annotated[str, typer.Argument(help="JSON, or any other text as it is; - reads standard input.")]
 Text = Annotated[bool, typer.Option("--text", help="Send the text as it is, though it may be JSON.")]
-Mode = Annotated[DeliveryMode, typer.Option("--mode", help="How hard to try.")]
+ModeOption = Annotated[Mode, typer.Option("--mode", help="How hard to try.")]
 Ttl = Annotated[float | None, typer.Option(help="Seconds after which nobody has to handle it any more.")]
 Delay = Annotated[float, typer.Option(help="Seconds before it is delivered.")]
 MessageId = Annotated[str | None, typer.Option("--id", help="Its id, by which a repeated send is recognised.")]
@@ -31,7 +42,7 @@ def send(
     content: Content,
     *,
     text: Text = False,
-    mode: Mode = DeliveryMode.AT_LEAST_ONCE,
+    mode: ModeOption = Mode.AT_LEAST_ONCE,
     delay: Delay = 0.0,
     ttl: Ttl = None,
     message_id: MessageId = None,
@@ -42,10 +53,13 @@ def send(
     """Send a message to an agent."""
 
     async def work(space: Space) -> None:
+        from tertulia.agents.message_passing import MessagePassingAgent
+        from tertulia.records import DeliveryMode
+
         receipt = await MessagePassingAgent(agent, space.broker).send(
             receiver,
             read_value(content, as_text=text),
-            delivery_mode=mode,
+            delivery_mode=DeliveryMode(mode),
             delay=delay,
             ttl=ttl,
             message_id=message_id,
@@ -60,7 +74,7 @@ def publish(
     content: Content,
     *,
     text: Text = False,
-    mode: Mode = DeliveryMode.AT_LEAST_ONCE,
+    mode: ModeOption = Mode.AT_LEAST_ONCE,
     delay: Delay = 0.0,
     ttl: Ttl = None,
     message_id: MessageId = None,
@@ -71,10 +85,13 @@ def publish(
     """Publish a message to all agents that subscribed to the topic."""
 
     async def work(space: Space) -> None:
+        from tertulia.agents.message_passing import MessagePassingAgent
+        from tertulia.records import DeliveryMode
+
         receipt = await MessagePassingAgent(agent, space.broker).publish(
             topic,
             read_value(content, as_text=text),
-            delivery_mode=mode,
+            delivery_mode=DeliveryMode(mode),
             delay=delay,
             ttl=ttl,
             message_id=message_id,
@@ -104,6 +121,8 @@ def request(
             print_line(show_value(value))
 
     async def work(space: Space) -> None:
+        from tertulia.agents.message_passing import MessagePassingAgent
+
         asking, question = MessagePassingAgent(agent, space.broker), read_value(content, as_text=text)
         if not stream:
             show(await asking.request(receiver, question, timeout=timeout))
@@ -140,6 +159,8 @@ def listen(
 @asynccontextmanager
 async def _listener(space: Space, topic: str) -> AsyncGenerator[str, None]:
     """Have an agent of its own that is subscribed to a topic; nothing of it stays."""
+    from tertulia.records import WhenFull, new_id
+
     name = f"listener-{new_id()}"
     await space.broker.register_agent(name, when_full=WhenFull.DROP_OLDEST)
     try:

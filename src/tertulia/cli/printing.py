@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, time
-from decimal import Decimal
-from enum import Enum
+from collections.abc import Iterable, Sequence
 from typing import Any
-from uuid import UUID
-
-from msgspec import Struct
-from msgspec.structs import asdict
-
-from tertulia.errors import InvalidInputError
 
 __all__ = ["print_json", "print_line", "print_table", "read_value", "show_value"]
 
@@ -31,6 +21,8 @@ def read_value(text: str, *, as_text: bool = False) -> Any:
         try:
             text = sys.stdin.read()
         except UnicodeDecodeError as error:
+            from tertulia.errors import InvalidInputError
+
             raise InvalidInputError("standard input is not UTF-8 text") from error
     if as_text:
         return text
@@ -65,30 +57,14 @@ def print_table(rows: Iterable[Sequence[str]]) -> None:
 
 def _json(value: object) -> str:
     """Return JSON text. Raises InvalidInputError for what JSON has no way to write: NaN and infinities."""
+    from tertulia.cli.plain import plain
+
     try:
-        return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, default=plain, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
+        from tertulia.errors import InvalidInputError
+
         raise InvalidInputError(f"the value cannot be written as JSON: {error}") from error
-
-
-def _plain(value: object) -> object:
-    """Return something that JSON knows in place of what it does not."""
-    for kinds, convert in _PLAIN:
-        if isinstance(value, kinds):
-            return convert(value)
-    return repr(value)
-
-
-# The first that fits; each gives something that JSON knows, or that is looked up here again.
-_PLAIN: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (
-    (bytes, lambda value: base64.b64encode(value).decode()),
-    ((datetime, date, time), lambda value: value.isoformat()),
-    ((Decimal, UUID), str),
-    (Enum, lambda value: value.value),
-    (Struct, asdict),
-    (Mapping, dict),
-    (Iterable, list),
-)
 
 
 def _refuse(name: str) -> None:

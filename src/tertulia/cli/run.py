@@ -6,18 +6,20 @@ messages back, the third one kills.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tertulia.cli.calling import DONE, FAILED, INTERRUPTED, MISUSED, Url, fail, talk
-from tertulia.processes.supervisor import GRACE, MAX_PROCESSES, MAX_RESTARTS, Outcome, Plan, Supervisor
+from tertulia.processes.bounds import GRACE, MAX_PROCESSES, MAX_RESTARTS
+
+if TYPE_CHECKING:
+    from tertulia.processes.supervisor import Outcome, Plan
 
 __all__ = ["run"]
 
@@ -57,6 +59,10 @@ def run(
     log_level: Annotated[LogLevel, typer.Option(help="From where on agents log.")] = LogLevel.info,
 ) -> None:
     """Run agents as processes, and start those again that die, until Ctrl-C or SIGTERM."""
+    import asyncio
+
+    from tertulia.processes.supervisor import Plan
+
     plan = Plan(
         target=target,
         processes=processes,
@@ -79,6 +85,8 @@ def run(
 
 async def _supervise(plan: Plan) -> tuple[Outcome, int | None]:
     """Supervise until the end; return the outcome, and the first signal that came, if one did."""
+    from tertulia.processes.supervisor import Supervisor
+
     supervisor = Supervisor(plan, _say)
     came: list[int] = []
     steps = (
@@ -100,6 +108,8 @@ async def _supervise(plan: Plan) -> tuple[Outcome, int | None]:
 @contextmanager
 def _handled(on_signal: Callable[[int], None]) -> Generator[None]:
     """Have the signals that ask for the end handled by a function."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
     with suppress(NotImplementedError):  # Windows: Ctrl-C cancels, which ends all processes

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
-from tertulia.ballots import Ballot, BallotResult, BallotState, Vote
 from tertulia.cli.calling import FAILED, Json, Limit, Url, call, talk
 from tertulia.cli.printing import print_json, print_line, print_table, show_value
-from tertulia.patterns._workspaces import WorkspaceInfo, describe_workspace, list_workspaces
-from tertulia.patterns.workspace import CollaborativeWorkspace
-from tertulia.records import MISSING
-from tertulia.space import Space
+
+if TYPE_CHECKING:
+    from tertulia.ballots import Ballot, BallotResult, Vote
+    from tertulia.patterns._workspaces import WorkspaceInfo
+    from tertulia.patterns.workspace import CollaborativeWorkspace
+    from tertulia.space import Space
 
 __all__ = ["app"]
 
 app = typer.Typer(
     help="Look at workspaces: participants, shared keys, decisions.", no_args_is_help=True, rich_markup_mode=None
 )
+
+
+class State(StrEnum):
+    """The states of a proposal, as `tertulia.BallotState` has them; help does not load the ballots."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
 
 WorkspaceId = Annotated[str, typer.Argument(metavar="WORKSPACE", help="The workspace's name.")]
 ProposalId = Annotated[str, typer.Argument(metavar="PROPOSAL", help="The proposal's id.")]
@@ -32,6 +41,8 @@ def list_all(*, url: Url = None, json: Json = False) -> None:
     """List the workspaces, with who is there and how many proposals wait for votes."""
 
     async def work(space: Space) -> None:
+        from tertulia.patterns._workspaces import list_workspaces
+
         found = await list_workspaces(space)
         if json:
             for one in found:
@@ -52,6 +63,8 @@ def show(workspace_id: WorkspaceId, *, url: Url = None, json: Json = False) -> N
     """Show who is in a workspace and who has been, and the keys that they share; their values are for participants."""
 
     async def work(space: Space) -> None:
+        from tertulia.patterns._workspaces import describe_workspace
+
         info = await describe_workspace(space, workspace_id)
         if json:
             print_json(info)
@@ -65,14 +78,17 @@ def show(workspace_id: WorkspaceId, *, url: Url = None, json: Json = False) -> N
 def proposals(
     workspace_id: WorkspaceId,
     *,
-    state: Annotated[BallotState | None, typer.Option(help="Only those that are open, or closed.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only those that are open, or closed.")] = None,
     url: Url = None,
     json: Json = False,
 ) -> None:
     """List what was proposed in a workspace, in the order in which it was, and what came of it."""
 
     async def work(space: Space) -> None:
-        _print_ballots(await CollaborativeWorkspace(workspace_id, space).proposals(state=state), json=json)
+        from tertulia.ballots import BallotState
+
+        wanted = None if state is None else BallotState(state)
+        _print_ballots(await _workspace(workspace_id, space).proposals(state=wanted), json=json)
 
     call("workspace proposals", url, work)
 
@@ -82,7 +98,7 @@ def history(workspace_id: WorkspaceId, *, limit: Limit = 100, url: Url = None, j
     """List the decisions of a workspace, the latest last."""
 
     async def work(space: Space) -> None:
-        _print_ballots(await CollaborativeWorkspace(workspace_id, space).history(limit=limit), json=json)
+        _print_ballots(await _workspace(workspace_id, space).history(limit=limit), json=json)
 
     call("workspace history", url, work)
 
@@ -92,7 +108,7 @@ def proposal(workspace_id: WorkspaceId, proposal_id: ProposalId, *, url: Url = N
     """Show a proposal: its terms, its votes once they may be seen, and the result. Exits with 1 when there is none."""
 
     async def work(space: Space) -> int | None:
-        known = await CollaborativeWorkspace(workspace_id, space).proposals()
+        known = await _workspace(workspace_id, space).proposals()
         found = [ballot for ballot in known if ballot.id == proposal_id]
         for ballot in found:
             if json:
@@ -104,6 +120,12 @@ def proposal(workspace_id: WorkspaceId, proposal_id: ProposalId, *, url: Url = N
         return None if found else FAILED
 
     call("workspace proposal", url, work)
+
+
+def _workspace(workspace_id: str, space: Space) -> CollaborativeWorkspace:
+    from tertulia.patterns.workspace import CollaborativeWorkspace
+
+    return CollaborativeWorkspace(workspace_id, space)
 
 
 # --- For people ----------------------------------------------------------------------------------
@@ -129,6 +151,8 @@ def _print_ballots(ballots: Iterable[Ballot], *, json: bool) -> None:
 
 
 def _print_ballot(ballot: Ballot) -> None:
+    from tertulia.records import MISSING
+
     print_line(f"{ballot.question}  [{_state(ballot)}]")
     print_line(f"proposed by {ballot.proposer}, {_at(ballot.opened_at)}{_because(ballot.reason)}")
     for option in ballot.options:
@@ -177,11 +201,14 @@ def _at(instant: datetime) -> str:
 
 def _as_dict(ballot: Ballot) -> dict[str, Any]:
     """Return a ballot as JSON has it: instants in ISO form, and no value where there is none."""
-    found = msgspec.structs.asdict(ballot)
+    from msgspec.structs import asdict
+
+    from tertulia.records import MISSING
+
+    found = asdict(ballot)
     found["opened"], found["terms"] = ballot.opened_at, _terms(ballot)
     found["options"] = [
-        {name: value for name, value in msgspec.structs.asdict(option).items() if value is not MISSING}
-        for option in ballot.options
+        {name: value for name, value in asdict(option).items() if value is not MISSING} for option in ballot.options
     ]
     found["votes"] = [_vote(vote) for vote in ballot.votes]
     found["result"] = None if ballot.result is None else _result(ballot.result)
@@ -189,16 +216,22 @@ def _as_dict(ballot: Ballot) -> dict[str, Any]:
 
 
 def _terms(ballot: Ballot) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(ballot.terms), "deadline": ballot.terms.deadline_at}
+    from msgspec.structs import asdict
+
+    return {**asdict(ballot.terms), "deadline": ballot.terms.deadline_at}
 
 
 def _vote(vote: Vote) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(vote), "cast": vote.cast_at}
+    from msgspec.structs import asdict
+
+    return {**asdict(vote), "cast": vote.cast_at}
 
 
 def _result(result: BallotResult) -> dict[str, Any]:
+    from msgspec.structs import asdict
+
     return {
-        **msgspec.structs.asdict(result),
+        **asdict(result),
         "closed": result.closed_at,
         "votes": [_vote(vote) for vote in result.votes],
         "dissent": [vote.voter for vote in result.dissent],

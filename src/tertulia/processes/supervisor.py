@@ -20,15 +20,13 @@ import msgspec
 from msgspec import Struct
 
 from tertulia._rules.restarts import STEADY, deaths_in_a_row, restart_delay
+from tertulia.processes.bounds import GRACE, MAX_RESTARTS
 from tertulia.processes.child import Child, ending, start_child
 from tertulia.processes.orders import Assignment, Loaded, Made, Refused, Report, Running, Stop
 from tertulia.space import URL_VARIABLE
 
-__all__ = ["GRACE", "MAX_PROCESSES", "MAX_RESTARTS", "Outcome", "Plan", "Supervisor"]
+__all__ = ["Outcome", "Plan", "Supervisor"]
 
-GRACE = 20.0  # seconds; shorter than the 30 s after which Kubernetes kills what it has told to stop
-MAX_RESTARTS = 10  # in a row: about 45 s, in which a server that is being restarted is back
-MAX_PROCESSES = 256  # of one agent; several for each core of a large machine
 MARGIN = 4.0  # seconds after the grace time until a process is killed; it ends itself before, if it can
 WORKER = "tertulia.processes.worker"
 TERMINATED = 128 + signal.SIGTERM  # what a worker ends with that somebody else has told to stop
