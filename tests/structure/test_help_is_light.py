@@ -21,8 +21,8 @@ from tertulia.space import URL_VARIABLE as OF_THE_SPACE
 
 SOURCE = Path(__file__).parents[2] / "src"
 
-# Each is large, or loads what is: in milliseconds asyncio 40, msgspec 25, rich 60, apsw 10 when this was written.
-HEAVY = {"asyncio", "msgspec", "apsw", "nats", "rich", "ssl", "concurrent.futures", "logging"}
+# Each is large, or loads what is: in milliseconds asyncio 40, msgspec 25, rich 60, pydantic 75 when this was written.
+HEAVY = {"asyncio", "msgspec", "apsw", "nats", "rich", "ssl", "concurrent.futures", "logging", "pydantic"}
 # All that the package itself may load for it.
 LIGHT = {"tertulia", "tertulia._homes", "tertulia.cli", "tertulia.processes", "tertulia.processes.bounds"}
 

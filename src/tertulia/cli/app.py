@@ -14,6 +14,7 @@ import typer
 
 from tertulia.cli import dead_letters, memory, messages, nats, workspace
 from tertulia.cli.doctor import doctor
+from tertulia.cli.groups import Group
 from tertulia.cli.run import run as run_agents
 
 __all__ = ["app", "main"]
@@ -34,6 +35,7 @@ Without more it takes about a minute.
 """
 
 app = typer.Typer(
+    cls=Group,
     name="tertulia",
     help="The communication layer for multi-agent systems: shared memory, messages, and both at once.",
     no_args_is_help=True,

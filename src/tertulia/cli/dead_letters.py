@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tertulia.cli.calling import FAILED, MISUSED, Json, Limit, Url, call, talk
+from tertulia.cli.groups import Group
 from tertulia.cli.printing import print_json, print_line, show_value
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look after messages that were given up.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Group, help="Look after messages that were given up.", no_args_is_help=True, rich_markup_mode=None
+)
 
 AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="Whose dead letters.")]
 MessageId = Annotated[str | None, typer.Argument(metavar="[MESSAGE]", help="The message's id.")]

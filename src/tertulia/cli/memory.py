@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tertulia.cli.calling import FAILED, Agent, Json, Limit, Url, call, talk
+from tertulia.cli.groups import Group
 from tertulia.cli.printing import print_json, print_line, print_table, read_value, show_value
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["app"]
 
 QUIET = 1.0  # seconds without another change after which a history is over; what is kept comes at once
 
-app = typer.Typer(help="Look at shared memory and change it.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Look at shared memory and change it.", no_args_is_help=True, rich_markup_mode=None)
 
 Key = Annotated[str, typer.Argument(help="A key, such as shared:plan.")]
 Pattern = Annotated[str, typer.Argument(help="A glob over whole keys, such as 'shared:*'.")]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tertulia.cli.groups import Group
+
 __all__ = ["app"]
 
 HELP = """Write the configuration by which a NATS server holds each agent of a space to what it may do.
@@ -16,7 +18,7 @@ then refuses, at once, what is not granted: a message in another's name, another
 are not written: a user has an nkey, the bcrypt hash of a password, or a password from the server's environment.
 """
 
-app = typer.Typer(help="NATS servers for spaces.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="NATS servers for spaces.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

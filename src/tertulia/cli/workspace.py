@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tertulia.cli.calling import FAILED, Json, Limit, Url, call, talk
+from tertulia.cli.groups import Group
 from tertulia.cli.printing import print_json, print_line, print_table, show_value
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Look at workspaces: participants, shared keys, decisions.", no_args_is_help=True, rich_markup_mode=None
+    cls=Group,
+    help="Look at workspaces: participants, shared keys, decisions.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
