@@ -88,6 +88,15 @@ def check_topic_pattern(pattern: str) -> str:
     return pattern
 
 
+def topic_of(kind: str, name: str) -> str:
+    """Return the topic `kind.name`, with what a topic's level cannot hold written as `%HEX`; InvalidNameError."""
+    level = "".join(f"%{ord(char):02X}" if char in ".*>%" or char.isspace() else char for char in name)
+    try:
+        return check_topic(f"{kind}.{level}")
+    except InvalidTopicError:
+        raise InvalidNameError(name, "it is too long for a topic, with its characters escaped") from None
+
+
 def literal(key: str) -> str:
     """Return a pattern that matches exactly this key, whatever characters it has."""
     return _WILDCARD.sub(lambda found: f"[{found.group()}]", key)

@@ -79,7 +79,7 @@ class BoardAction(StrEnum):
     CHOSEN = "chosen"  # control chose an activation to run, and says over which
     RAN = "ran"  # a knowledge source ran to its end
     DROPPED = "dropped"  # control dropped an activation, and says why
-    FAILED = "failed"  # a knowledge source failed; its activation is tried again, or dropped
+    FAILED = "failed"  # a knowledge source, or who took work, failed; it is tried again, or dropped
     FOCUSED = "focused"  # what to attend to was changed
 
 

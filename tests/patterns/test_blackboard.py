@@ -19,17 +19,21 @@ from tertulia import Space, connect
 from tertulia._rules.ranking import combine, score
 from tertulia.ballots import Outcome
 from tertulia.errors import (
+    BallotClosedError,
     BlackboardError,
     InvalidHypothesisError,
+    InvalidInputError,
     InvalidNameError,
     NotAnElectorError,
     RetractedError,
     SupersededError,
     TertuliaError,
+    UnknownChoiceError,
     UnknownHypothesisError,
 )
 from tertulia.hypotheses import BoardAction, HypothesisState
 from tertulia.patterns.blackboard.board import Blackboard
+from tertulia.testing.clock import ManualClock
 from tertulia.testing.conformance import SpaceHarness
 from tests.engines import SEPARATE_PROCESSES
 
@@ -350,3 +354,116 @@ async def test_eight_processes_lose_nothing_and_agree_on_one_order(url: str):
     for number in range(WRITERS):
         assert [one.content[1] for one in seen if one.content[0] == number] == list(range(POSTS))
     assert [one.hypothesis for one in history] == [one.id for one in seen]
+
+
+# --- what hostile or careless callers do -------------------------------------------------------------
+
+
+async def test_a_reason_that_is_no_text_is_refused_and_spoils_nothing(board: Blackboard):
+    symptom = await board.post_hypothesis("ana", "symptoms", "fever")
+    wrong: list[Any] = [3, None, "x" * 20_001, b"because"]
+    for reason in wrong:
+        with pytest.raises(InvalidHypothesisError, match="reason"):
+            await board.post_hypothesis("ana", "symptoms", "cough", reason=reason)
+        with pytest.raises(InvalidHypothesisError, match="reason"):
+            await board.refine_hypothesis("ana", symptom.id, "high fever", reason=reason)
+        with pytest.raises(InvalidHypothesisError, match="reason"):
+            await board.retract("ana", symptom.id, reason=reason)
+    assert await board.hypotheses(all_states=True) == [symptom]
+    kept = await board.post_hypothesis("ana", "symptoms", "cough", reason="a\ud800b\nc")
+    assert (await board.get(kept.id)).reason == "a\\ud800b\nc"
+
+
+async def test_what_cannot_be_an_id_a_link_a_form_or_a_section_is_refused(space: Space, board: Blackboard):
+    for wrong in (None, 7, ""):
+        with pytest.raises(InvalidHypothesisError):
+            await board.get(wrong)  # pyright: ignore[reportArgumentType]
+    every: list[Any] = [None, 7, [["a"]], [None]]
+    for links in every:
+        with pytest.raises(InvalidHypothesisError):
+            await board.post_hypothesis("ana", "symptoms", "x", supports=links)
+    with pytest.raises(InvalidInputError, match="'xml'"):
+        await board.export("xml")
+    sections: list[Any] = ["symptoms", (), ("a", "a")]
+    for names in sections:
+        with pytest.raises(InvalidHypothesisError, match="sections"):
+            Blackboard(space, "odd", sections=names)
+    with pytest.raises(InvalidNameError, match="at most 117 bytes"):
+        Blackboard(space, "x" * 118)
+
+
+@pytest.mark.parametrize("name", ["case 7", "a*b", "a>b", "x.y", "[a]", "ñandú", "%41", "x" * 117])
+async def test_a_board_of_any_name_takes_votes_and_work(space: Space, name: str):
+    board, other = Blackboard(space, name), Blackboard(space, name[:2])
+    cause = await board.post_hypothesis("ana", "solution", "flu")
+    ballot = await board.vote_on_solution("ana", cause.id, electorate=["ana"])
+    assert ballot.result is not None
+    await board.request_work("ana", "look again")
+    async with board.take("ben") as work:
+        assert work is not None
+    assert (await board.solution()) == await board.get(cause.id)
+    assert (await other.history(), await other.hypotheses()) == ([], [])
+
+
+async def test_who_votes_when_a_solution_is_accepted_is_too_late_and_opens_no_other_ballot(board: Blackboard):
+    cause = await board.post_hypothesis("ana", "causes", "flu")
+    for voter in ("ana", "ben"):
+        ballot = await board.vote_on_solution(voter, cause.id, electorate=["ana", "ben", "cid"])
+    for version in (None, 1):
+        with pytest.raises(BallotClosedError) as caught:
+            await board.vote_on_solution("cid", cause.id, "no", version=version)
+        assert (caught.value.ballot_id, caught.value.outcome) == (ballot.id, Outcome.PASSED)
+    assert len(await board.ballots()) == 1
+
+
+async def test_a_vote_that_cannot_be_cast_opens_no_ballot(board: Blackboard):
+    cause = await board.post_hypothesis("ana", "causes", "flu")
+    with pytest.raises(UnknownChoiceError):
+        await board.vote_on_solution("ana", cause.id, "maybe")
+    with pytest.raises(NotAnElectorError):
+        await board.vote_on_solution("ana", cause.id, electorate=["ben"])
+    with pytest.raises(InvalidInputError):
+        await board.vote_on_solution("ana", cause.id, reason=3)  # pyright: ignore[reportArgumentType]
+    assert await board.ballots() == []
+
+
+async def test_how_a_vote_ended_at_its_deadline_is_written_down_and_a_candidate_that_moved_on_was_not_accepted(
+    harness: SpaceHarness, board: Blackboard
+):
+    one, other = [await board.post_hypothesis("ana", "causes", name) for name in ("flu", "cold")]
+    for cause in (one, other):
+        await board.vote_on_solution(
+            "ana", cause.id, electorate=["ana", "ben", "cid"], denominator="cast", deadline=0.5
+        )
+    await board.link("ben", one.id, contradicts=[other.id])
+    await harness.advance(0.6)
+    ended = [record for record in await board.history() if record.kind in (BoardAction.ACCEPTED, BoardAction.REJECTED)]
+    assert {(record.hypothesis, record.kind, record.details.get("superseded_by")) for record in ended} == {
+        (one.id, BoardAction.REJECTED, 2),
+        (other.id, BoardAction.ACCEPTED, None),
+    }
+    assert await board.history() == await board.history()
+    solution = await board.solution()
+    assert solution is not None
+    assert solution.id == other.id
+
+
+async def test_each_failure_at_work_is_written_down_and_work_that_is_put_aside_can_be_offered_again():
+    clock = ManualClock()
+    async with connect("memory:", clock=clock) as space:
+        board = Blackboard(space, "case-7")
+        request = await board.request_work("ana", "impossible")
+        for _ in range(20):
+            with pytest.raises(ValueError, match="no idea"):
+                async with board.take("ben"):
+                    raise ValueError("no idea")
+            await clock.advance(600.0)
+        (letter,) = await space.broker.dead_letters(board.keys.work)
+        assert "no idea" in letter.reason
+        noted = [one.details for one in await board.history() if one.kind is BoardAction.FAILED]
+        assert [one["attempt"] for one in noted] == [1, 2, 3, 4, 5]
+        assert {(one["request"], one["error"]) for one in noted} == {(request.id, "no idea")}
+        await space.broker.redeliver(board.keys.work)
+        async with board.take("ben") as work:
+            assert work is not None
+            assert work.task == "impossible"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import cast
 
 from tertulia._names import check_name, text_fault
-from tertulia.ballots import BallotState, Candidate
-from tertulia.errors import InvalidInputError, InvalidNameError, InvalidTermError
+from tertulia._rules.ballot_terms import fitting_choice, pin_terms
+from tertulia.ballots import BallotState, Candidate, TermOptions
+from tertulia.errors import InvalidInputError, InvalidNameError, InvalidTermError, NotAnElectorError
 from tertulia.patterns._ballot_records import MAX_TEXT
 from tertulia.records import Missing
 
@@ -54,3 +55,21 @@ def checked_state(state: BallotState | str | None) -> BallotState | None:
     except ValueError:
         message = f"state must be one of {', '.join(BallotState)}, not {state!r}"
         raise InvalidInputError(message) from None
+
+
+def check_vote(
+    options: Sequence[str],
+    ballot_id: str,
+    voter: str,
+    choice: object,
+    reason: object,
+    *,
+    now: float,
+    terms: TermOptions,
+) -> None:
+    """Raise what opening a ballot with these terms, and then this vote, would raise, before anything has happened."""
+    pinned = pin_terms(options, now=now, lot=ballot_id, **terms)
+    if voter not in pinned.weights:
+        raise NotAnElectorError(voter, ballot_id)
+    fitting_choice(pinned, ballot_id, voter, choice)
+    checked_text("reason", reason)

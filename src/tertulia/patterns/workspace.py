@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tertulia._arguments import check_count
 from tertulia._commits import GuardedEngine, GuardFailed
-from tertulia._names import check_key, check_name, check_topic
+from tertulia._names import check_key, check_name, topic_of
 from tertulia.ballots import (
     NO,
     YES,
@@ -21,7 +21,7 @@ from tertulia.ballots import (
     TermOptions,
 )
 from tertulia.engines.base import Check, CheckFailed, Commit, Send
-from tertulia.errors import InvalidNameError, InvalidTopicError, NotAMemberError
+from tertulia.errors import NotAMemberError
 from tertulia.memory import SharedMemory
 from tertulia.messaging.outbox import ROOM_TIMEOUT
 from tertulia.patterns._races import MAX_RACES, lost
@@ -81,7 +81,7 @@ class CollaborativeWorkspace:
     ) -> None:
         self.workspace_id = check_name(workspace_id)
         self.space = space
-        self.topic = _topic_of(workspace_id)
+        self.topic = topic_of("workspace", workspace_id)
         self._life = WorkspaceLife(workspace_id, space.engine)
         self._data = f"{self._life.prefix}data:"
         self._presence = Presence(
@@ -388,12 +388,3 @@ class CollaborativeWorkspace:
     def _view(self, engine: Any = None) -> SharedMemory:
         space = self.space
         return SharedMemory(engine or space.engine, space.clock, space.background, prefix=self._data)
-
-
-def _topic_of(workspace_id: str) -> str:
-    """Return the workspace's topic, with what a topic's level cannot hold written as `%HEX`."""
-    level = "".join(f"%{ord(char):02X}" if char in ".*>%" or char.isspace() else char for char in workspace_id)
-    try:
-        return check_topic(f"workspace.{level}")
-    except InvalidTopicError:
-        raise InvalidNameError(workspace_id, "it is too long for a topic, with its characters escaped") from None

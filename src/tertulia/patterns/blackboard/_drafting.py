@@ -13,7 +13,9 @@ from tertulia.hypotheses import BoardAction, Hypothesis, HypothesisState
 from tertulia.patterns.blackboard._records import (
     Keys,
     checked_confidence,
+    checked_id,
     checked_links,
+    checked_reason,
     checked_section,
     kept,
     log,
@@ -53,7 +55,7 @@ class Draft:
             confidence=checked_confidence(confidence),
             supports=checked_links("supports", supports),
             contradicts=checked_links("contradicts", contradicts),
-            reason=reason,
+            reason=checked_reason(reason),
         )
         await self._check_linked((*made.supports, *made.contradicts))
         self._create(made)
@@ -81,7 +83,7 @@ class Draft:
             refines=old.id,
             refined_by=(),
             state=HypothesisState.PROPOSED,
-            reason=reason,
+            reason=checked_reason(reason),
         )
         self._create(made)
         self._update(replace(old, state=HypothesisState.REFINED, refined_by=(*old.refined_by, made.id)))
@@ -90,6 +92,7 @@ class Draft:
 
     async def retract(self, hypothesis_id: str, *, reason: str = "") -> None:
         """Take a hypothesis back; see Blackboard.retract."""
+        reason = checked_reason(reason)
         old = await self._live(hypothesis_id)
         self._update(replace(old, state=HypothesisState.RETRACTED, reason=reason or old.reason))
         log(self.transaction, self._keys, BoardAction.RETRACTED, self.agent, old.id, reason=reason)
@@ -122,7 +125,7 @@ class Draft:
     async def hypothesis(self, hypothesis_id: str) -> Hypothesis:
         """Return a hypothesis as this draft sees it, and rely on its not changing. Raises UnknownHypothesisError."""
         found: Hypothesis | None = await self.transaction.read(
-            self._keys.hypothesis(_checked_id(hypothesis_id)), reader=self.agent, type=Hypothesis | None
+            self._keys.hypothesis(checked_id(hypothesis_id)), reader=self.agent, type=Hypothesis | None
         )
         if found is None:
             raise UnknownHypothesisError(hypothesis_id)
@@ -148,9 +151,3 @@ class Draft:
     def note(self, kind: BoardAction, hypothesis_id: str | None = None, **details: Any) -> None:
         """Write something else down."""
         log(self.transaction, self._keys, kind, self.agent, hypothesis_id, **details)
-
-
-def _checked_id(hypothesis_id: str) -> str:
-    if hypothesis_id.__class__ is not str or not hypothesis_id:
-        raise InvalidHypothesisError("id", f"must be a text, not {hypothesis_id!r}")
-    return hypothesis_id

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 from msgspec.structs import replace
 
 from tertulia._codec import convert, decode_plain
-from tertulia._names import check_name, literal
+from tertulia._names import MAX_NAME_BYTES, check_name, literal, topic_of
 from tertulia.engines.base import Record
-from tertulia.errors import InvalidHypothesisError
+from tertulia.errors import InvalidHypothesisError, InvalidNameError
 from tertulia.hypotheses import BoardAction, BoardRecord, Hypothesis
+from tertulia.messaging.outbox import encodable
 from tertulia.records import MemoryEntry, new_id
 from tertulia.transaction import Transaction
 
+MAX_REASON = 20_000  # bytes: pages of it; what is longer is better a content
 MAX_LINKS = 1_000  # from one hypothesis: beyond, nobody could say any more what its confidence rests on
 
 
@@ -23,6 +26,10 @@ class Keys:
     """The keys of one blackboard. They are ordinary keys of the space, so that anybody can look and watch."""
 
     def __init__(self, name: str) -> None:
+        self.work = f"board.{check_name(name)}.work"
+        if len(self.work.encode()) > MAX_NAME_BYTES:
+            raise InvalidNameError(name, f"a board's takes at most {MAX_NAME_BYTES - len('board..work')} bytes")
+        self.topic = topic_of("board", name)
         self.prefix = f"board:{name}:"
         self.hypotheses = f"{self.prefix}hypothesis:"
         self.log = f"{self.prefix}log:"
@@ -31,7 +38,6 @@ class Keys:
         self.ran = f"{self.prefix}ran:"
         self.focus = f"{self.prefix}focus"
         self.ballots = f"_tertulia:board:{name}:ballot:"  # votes are sealed, so they are out of reach
-        self.work = f"board.{name}.work"
 
     def hypothesis(self, hypothesis_id: str) -> str:
         """Return the key of a hypothesis."""
@@ -86,16 +92,45 @@ def checked_confidence(confidence: float) -> float:
     return float(confidence)
 
 
+def checked_id(hypothesis_id: str) -> str:
+    """Return an id, or raise InvalidHypothesisError for what can be none."""
+    if hypothesis_id.__class__ is not str or not hypothesis_id:
+        raise InvalidHypothesisError("id", f"must be a text, not {reprlib.repr(hypothesis_id)}")
+    return hypothesis_id
+
+
+def checked_reason(reason: str) -> str:
+    """Return a reason, or raise InvalidHypothesisError for what is no text that can be kept."""
+    if reason.__class__ is not str:
+        raise InvalidHypothesisError("reason", f"must be a text, not {reprlib.repr(reason)}")
+    if len(encodable(reason).encode()) > MAX_REASON:
+        raise InvalidHypothesisError("reason", f"takes more than {MAX_REASON:,} bytes")
+    return encodable(reason)
+
+
+def checked_sections(sections: object) -> tuple[str, ...] | None:
+    """Return the sections of a board, or raise InvalidHypothesisError."""
+    if sections is None:
+        return None
+    if isinstance(sections, str) or not isinstance(sections, Sequence) or not sections:
+        raise InvalidHypothesisError("sections", f"must be several names, or None, not {cast('object', sections)!r}")
+    names = tuple(check_name(section) for section in cast("Sequence[str]", sections))
+    if len(set(names)) < len(names):
+        raise InvalidHypothesisError("sections", f"must be different: {', '.join(names)}")
+    return names
+
+
 def checked_links(name: str, links: Iterable[str], own_id: str | None = None) -> tuple[str, ...]:
     """Return ids without repeats, or raise InvalidHypothesisError for what can be no link."""
-    if isinstance(links, str):
-        raise InvalidHypothesisError(name, f"must be several ids, not the text {links!r}")
-    found: Sequence[str] = tuple(dict.fromkeys(links))
-    for one in found:
+    if isinstance(links, str) or not isinstance(links, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidHypothesisError(name, f"must be several ids, not {reprlib.repr(links)}")
+    given = list(links)
+    for one in given:
         if one.__class__ is not str or not one:
-            raise InvalidHypothesisError(name, f"must be ids, not {one!r}")
+            raise InvalidHypothesisError(name, f"must be ids, not {reprlib.repr(one)}")
         if one == own_id:
             raise InvalidHypothesisError(name, "a hypothesis is no evidence for or against itself")
+    found = tuple(dict.fromkeys(given))
     if len(found) > MAX_LINKS:
         raise InvalidHypothesisError(name, f"at most {MAX_LINKS:,} links, not {len(found):,}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, Unpack
@@ -9,6 +10,7 @@ from typing import Any, TypeVar, Unpack
 from msgspec.structs import replace
 
 from tertulia._arguments import check_count
+from tertulia._background import logger
 from tertulia._clock import sleep
 from tertulia._codec import convert
 from tertulia._names import check_name, literal
@@ -16,10 +18,14 @@ from tertulia._rules.ranking import score
 from tertulia.ballots import NO, YES, Ballot, Candidate, Outcome, TermOptions
 from tertulia.engines.base import DEFAULT_LEASE
 from tertulia.errors import (
+    BallotClosedError,
     BallotExistsError,
     ConflictError,
+    InvalidInputError,
     RetractedError,
     SupersededError,
+    TertuliaError,
+    UnknownBallotError,
     UnknownHypothesisError,
     VersionConflictError,
 )
@@ -31,8 +37,18 @@ from tertulia.hypotheses import (
     SolutionCandidate,
     WorkRequest,
 )
+from tertulia.patterns._ballot_input import check_vote
+from tertulia.patterns._failures import text_of
 from tertulia.patterns.blackboard._drafting import Draft
-from tertulia.patterns.blackboard._records import Keys, checked_section, hypothesis_of, kept, record_of
+from tertulia.patterns.blackboard._records import (
+    Keys,
+    checked_id,
+    checked_section,
+    checked_sections,
+    hypothesis_of,
+    kept,
+    record_of,
+)
 from tertulia.patterns.blackboard.export import as_dict, as_markdown
 from tertulia.patterns.voting import Ballots
 from tertulia.records import MISSING, DeliveryMode, Message, Missing, new_id
@@ -52,7 +68,7 @@ class Work:
     """Work that was taken from a blackboard, under a lease that is renewed: `async with board.take(...) as work`.
 
     What is drafted with `draft` is committed together with the end of the work, once, when the block is left. An
-    exception, or the death of the process, gives the work back to whoever takes it next.
+    exception, or the death of the process, gives the work back to whoever takes it next, after a pause that grows.
     """
 
     def __init__(self, request: WorkRequest, draft: Draft, attempt: int) -> None:
@@ -81,9 +97,9 @@ class Blackboard:
     def __init__(self, space: Space, name: str, *, sections: Sequence[str] | None = None) -> None:
         self.space = space
         self.name = check_name(name)
-        self.sections = None if sections is None else tuple(check_name(section) for section in sections)
+        self.sections = checked_sections(sections)
         self.keys = Keys(name)
-        self._ballots = Ballots(space, self.keys.ballots, about={"board": name}, topic=f"board.{name}")
+        self._ballots = Ballots(space, self.keys.ballots, about={"board": name}, topic=self.keys.topic)
 
     # --- contributing ---
 
@@ -177,7 +193,9 @@ class Blackboard:
 
     async def get(self, hypothesis_id: str) -> Hypothesis:
         """Return a hypothesis as it is now. Raises UnknownHypothesisError."""
-        entry = await self.space.memory.read_with_metadata(self.keys.hypothesis(hypothesis_id), reader=self.name)
+        entry = await self.space.memory.read_with_metadata(
+            self.keys.hypothesis(checked_id(hypothesis_id)), reader=self.name
+        )
         if entry is None:
             raise UnknownHypothesisError(hypothesis_id)
         return hypothesis_of(entry)
@@ -200,12 +218,18 @@ class Blackboard:
     async def history(self, *, limit: int = 1_000) -> list[BoardRecord]:
         """Return what was done to the board, in its order; the latest comes last."""
         check_count("limit", limit, MAX_HISTORY)
+        await self._note_results()
         entries = self.space.memory.entries(literal(self.keys.log) + "*")
         found = sorted([record_of(entry) async for entry in entries], key=lambda one: one.order)
         return found[-limit:]
 
     async def export(self, form: str = "json") -> Any:
-        """Return the whole board: "json", a plain dict that any JSON encoder takes, or "markdown", a text."""
+        """Return the whole board: "json", a plain dict that any JSON encoder takes, or "markdown", a text.
+
+        Raises InvalidInputError for any other form.
+        """
+        if form not in {"json", "markdown"}:
+            raise InvalidInputError(f"a board is exported as 'json' or 'markdown', not as {reprlib.repr(form)}")
         parts = (self.name, await self.hypotheses(all_states=True), await self.history(limit=MAX_HISTORY))
         return as_markdown(*parts) if form == "markdown" else as_dict(*parts)
 
@@ -222,8 +246,9 @@ class Blackboard:
         section = self._solution_section(section)
         everything = await self.hypotheses()
         candidates = [one for one in everything if one.section == section and one.state is not HypothesisState.REFINED]
-        ranked = sorted((_candidate(one, everything) for one in candidates), key=lambda one: -one.score)
-        return ranked[:limit]
+        supports, against = _linked(everything, "supports"), _linked(everything, "contradicts")
+        ranked = [_candidate(one, supports.get(one.id, ()), against.get(one.id, ())) for one in candidates]
+        return sorted(ranked, key=lambda one: -one.score)[:limit]
 
     def _solution_section(self, section: str | None) -> str:
         if section is None and self.sections:
@@ -246,23 +271,39 @@ class Blackboard:
         that version, with the terms, by default for everybody who has contributed so far. A ballot that passes makes
         the hypothesis ACCEPTED in the commit that closes it, if it is at that version still; votes and dissent stay.
 
-        Raises SupersededError for a version that it is not at any more, RetractedError, and what Ballots.vote raises.
+        Raises SupersededError for a version that it is not at any more, RetractedError, BallotClosedError for one
+        that was accepted before, and what Ballots.open and Ballots.vote raise. Nothing was changed then.
         """
         candidate = await self.get(candidate_id)
         if not candidate.is_live:
             raise RetractedError(candidate_id)
+        if candidate.state is HypothesisState.ACCEPTED:
+            raise BallotClosedError(await self._accepting(candidate), Outcome.PASSED)
         if version is not None and version != candidate.version:
             raise SupersededError(candidate_id, version, candidate.version)
         ballot_id = f"{candidate_id}.v{candidate.version}"
-        await self._open_ballot(agent, candidate, ballot_id, terms)
-        ballot = await self._ballots.vote(agent, ballot_id, choice, reason=reason)
+        try:
+            ballot = await self._ballots.vote(agent, ballot_id, choice, reason=reason)
+        except UnknownBallotError:
+            await self._open_ballot(agent, candidate, ballot_id, choice, reason, terms)
+            ballot = await self._ballots.vote(agent, ballot_id, choice, reason=reason)
         if ballot.result is not None:
-            await self._note_result(agent, candidate, ballot)
+            await self._note_result(ballot)
         return ballot
 
-    async def _open_ballot(self, agent: str, candidate: Hypothesis, ballot_id: str, terms: TermOptions) -> None:
+    async def _accepting(self, candidate: Hypothesis) -> str:
+        """Return the id of the ballot that has accepted a hypothesis."""
+        closed = await self._ballots.history(limit=MAX_HISTORY // 10)
+        passed = [one.id for one in closed if one.id.rpartition(".v")[0] == candidate.id and _is_accepted(one)]
+        return passed[-1] if passed else candidate.id
+
+    async def _open_ballot(
+        self, agent: str, candidate: Hypothesis, ballot_id: str, choice: object, reason: str, terms: TermOptions
+    ) -> None:
+        check_name(agent)
         if "electorate" not in terms:
             terms = {**terms, "electorate": await self._contributors(agent)}
+        check_vote((YES, NO), ballot_id, agent, choice, reason, now=self.space.clock.time(), terms=terms)
         accepted = replace(kept(candidate), state=HypothesisState.ACCEPTED)
         winner = Candidate(name=YES, key=self.keys.hypothesis(candidate.id), value=accepted, version=candidate.version)
         try:
@@ -277,19 +318,28 @@ class Blackboard:
     async def _contributors(self, agent: str) -> list[str]:
         return sorted({agent} | {one.author for one in await self.hypotheses(all_states=True)})
 
-    async def _note_result(self, agent: str, candidate: Hypothesis, ballot: Ballot) -> None:
+    async def _note_results(self) -> None:
+        """Write down how votes ended that were closed by their deadlines, or whose last voter died before it could."""
+        noted = set(await self.space.memory.list_keys(literal(self.keys.log) + "*.v*"))
+        for ballot in await self._ballots.history(limit=MAX_HISTORY // 10):
+            if self.keys.log + ballot.id not in noted:
+                await self._note_result(ballot)
+
+    async def _note_result(self, ballot: Ballot) -> None:
         """Write down how the vote ended, once: the key of the entry is the ballot's."""
         assert ballot.result is not None  # noqa: S101 - the caller's condition
-        passed = ballot.result.outcome is Outcome.PASSED
-        kind = BoardAction.ACCEPTED if passed else BoardAction.REJECTED
-        what = {
-            "kind": kind.value,
-            "agent": agent,
-            "hypothesis": candidate.id,
-            "details": {"outcome": ballot.result.outcome.value, "version": candidate.version, "ballot": ballot.id},
+        candidate_id, _, version = ballot.id.rpartition(".v")
+        details: dict[str, Any] = {
+            "outcome": ballot.result.outcome.value,
+            "version": int(version),
+            "ballot": ballot.id,
         }
+        if ballot.result.superseded is not None:
+            details["superseded_by"] = ballot.result.superseded.actual_version
+        kind = BoardAction.ACCEPTED if _is_accepted(ballot) else BoardAction.REJECTED
+        what = {"kind": kind.value, "agent": ballot.proposer, "hypothesis": candidate_id, "details": details}
         try:
-            await self.space.memory.create(f"{self.keys.log}{ballot.id}", what, owner=agent)
+            await self.space.memory.create(f"{self.keys.log}{ballot.id}", what, owner=ballot.proposer)
         except ConflictError:
             return  # somebody else has
 
@@ -299,13 +349,20 @@ class Blackboard:
         return accepted[-1] if accepted else None
 
     async def ballots(self) -> list[Ballot]:
-        """Return the ballots on solutions, open and closed, in the order of their opening."""
+        """Return the ballots on solutions, open and closed, in the order of their opening.
+
+        One that has passed has accepted nothing where its candidate had moved on: see `superseded` of its result.
+        """
         return await self._ballots.proposals()
 
     # --- work for volunteers ---
 
     async def request_work(self, agent: str, task: object) -> WorkRequest:
-        """Ask for work to be done by whoever takes it, and return the request. It stays until somebody has done it."""
+        """Ask for work to be done by whoever takes it, and return the request. It stays until somebody has done it.
+
+        Work that several have failed at is put aside: it is a dead letter of the mailbox `keys.work`, where
+        `broker.redeliver` offers it again. Each failure is in `history`.
+        """
         await self._open_work()
         request = WorkRequest(id=new_id(), board=self.name, requester=check_name(agent), task=task)
         message = Message(
@@ -338,9 +395,21 @@ class Blackboard:
             transaction = delivery.transaction()
             request: WorkRequest = convert(delivery.message.content, WorkRequest)
             work = Work(request, self.draft(transaction, agent), delivery.attempt)
-            yield work
+            try:
+                yield work
+            except Exception as error:
+                await self._note_failure(work, agent, error)
+                raise
             work.draft.note(BoardAction.DONE, None, request=request.id)
             await transaction.commit()
+
+    async def _note_failure(self, work: Work, agent: str, error: Exception) -> None:
+        what = {"request": work.request.id, "attempt": work.attempt, "error": text_of(error)}
+        try:
+            async with self.space.transaction() as transaction:
+                self.draft(transaction, agent).note(BoardAction.FAILED, None, **what)
+        except TertuliaError as worse:
+            logger.warning("that work %s failed could not be written down: %s", work.request.id, worse)
 
     async def _open_work(self) -> None:
         names = {info.agent_id for info in await self.space.broker.agents()}
@@ -348,10 +417,17 @@ class Blackboard:
             await self.space.broker.register_agent(self.keys.work, max_queue_size=MAX_WORK)
 
 
-def _candidate(one: Hypothesis, everything: Sequence[Hypothesis]) -> SolutionCandidate:
+def _linked(everything: Sequence[Hypothesis], link: str) -> dict[str, list[Hypothesis]]:
+    """Return the hypotheses that link to each."""
+    found: dict[str, list[Hypothesis]] = {}
+    for one in everything:
+        for other in getattr(one, link):
+            found.setdefault(other, []).append(one)
+    return found
+
+
+def _candidate(one: Hypothesis, supporting: Sequence[Hypothesis], against: Sequence[Hypothesis]) -> SolutionCandidate:
     """Weigh a hypothesis against the live ones that are linked to it."""
-    supporting = [other for other in everything if one.id in other.supports]
-    against = [other for other in everything if one.id in other.contradicts]
     reasons = [f"{one.author} holds it with confidence {one.confidence:g}"]
     reasons += [f"{other.author} supports it with confidence {other.confidence:g}" for other in supporting]
     reasons += [f"{other.author} contradicts it with confidence {other.confidence:g}" for other in against]
@@ -359,3 +435,8 @@ def _candidate(one: Hypothesis, everything: Sequence[Hypothesis]) -> SolutionCan
         one.confidence, (other.confidence for other in supporting), (other.confidence for other in against)
     )
     return SolutionCandidate(hypothesis=one, score=how_sure, reasons=tuple(reasons))
+
+
+def _is_accepted(ballot: Ballot) -> bool:
+    result = ballot.result
+    return result is not None and result.outcome is Outcome.PASSED and result.applied
