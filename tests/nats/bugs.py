@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from tertulia.engines import _nats_commit, _nats_mail, _nats_patience, _nats_reading, _nats_store, _nats_watch, nats
+from tertulia.engines import (
+    _nats_commit,
+    _nats_keeper,
+    _nats_mail,
+    _nats_patience,
+    _nats_reading,
+    _nats_store,
+    _nats_watch,
+    nats,
+)
+from tertulia.engines._nats_roll import Roll
 from tertulia.errors import EngineUnavailableError, OutcomeUnknownError
 
 Patch = pytest.MonkeyPatch
@@ -96,6 +106,17 @@ def settling_does_not_look_at_who_was_faster(patch: Patch) -> None:
 
 def mailboxes_are_not_looked_at_after_a_reconnect(patch: Patch) -> None:
     patch.setattr(_nats_mail.Mail, "expire", _nothing)
+
+
+def markers_go_though_no_roll_knows_what_they_say(patch: Patch) -> None:
+    async def write_roll(_: Any, __: str, book: Any) -> None:
+        book.roll = Roll(book.sure)
+
+    patch.setattr(_nats_keeper.Keeper, "_write_roll", write_roll)
+
+
+def what_a_server_brought_back_is_left_there(patch: Patch) -> None:
+    patch.setattr(_nats_keeper.Keeper, "_bury_soon", _nothing)
 
 
 # --- watches ---

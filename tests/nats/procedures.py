@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 from tertulia import DeliveryMode, Message, Space, connect
-from tertulia.engines._nats_stream import WrongSequence
+from tertulia.engines import _nats_keeper
+from tertulia.engines._nats_format import GONE, LIVE, ROLL, mail_state
+from tertulia.engines._nats_stream import Write, WrongSequence
 from tertulia.engines.base import MailboxOptions, Put, Settle
 from tertulia.errors import AlreadySettledError, EngineUnavailableError, OutcomeUnknownError
 from tests.nats.proxy import Proxy
-from tests.nats.server import Server, fresh_space, remove_space, shared_server
+from tests.nats.server import START_LIMIT, Server, fresh_space, remove_space, shared_server
 
 PATIENCE = 30.0  # seconds for what should happen soon, on a machine that is slow; less where it is meant to fail
 DEAF = 0.2  # seconds until a connection is cut after it turned deaf: the server has done by then what it was asked
@@ -234,6 +237,62 @@ async def two_who_settle() -> None:
                 assert sorted(map(type, ends), key=str) == sorted([type(None), AlreadySettledError], key=str)
 
     await on_a_fresh_space(work)
+
+
+async def settled_messages_that_a_killed_server_brings_back() -> None:
+    """They stay settled, also for who has never heard of them, and are removed again."""
+    at_once = patch.multiple(_nats_keeper, KEEP_SETTLED=0, DEDUP_WINDOW=0.0, ROUND=0.0, SHARE=0)
+    with Server() as server, at_once:
+        async with connect(f"{server.url}/team") as space:
+            engine: Any = space.engine
+            await space.broker.register_agent("ada")
+            with patch.object(engine._store, "write", mortal(engine._store.write)):  # noqa: SLF001 - see there
+                for number in range(6):
+                    await settle_one(space, (DeliveryMode.AT_LEAST_ONCE, DeliveryMode.EXACTLY_ONCE)[number % 2])
+            await settle_one(space, DeliveryMode.AT_LEAST_ONCE)
+            await space.broker.send(Message(sender="bob", receiver="ada", content="not yet"))
+            with patch.object(engine._keeper, "_retire", AsyncMock()):  # noqa: SLF001 - they go by themselves here
+                await engine._keeper.go_round()  # noqa: SLF001 - a handle does it once a minute
+            async with asyncio.timeout(START_LIMIT):
+                while sorted(await kinds_of(engine, "ada")) != [LIVE, GONE]:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.1)
+            server.kill()
+            server.start()
+            async with connect(f"{server.url}/team") as other:
+                for one in (other.engine, engine):
+                    assert len(await soon(one.browse("ada"))) == 1, "a settled message is there again"
+                    assert (await one.stats()).mailboxes["ada"].waiting == 1
+                    claims = await one.claim("ada", limit=100)
+                    assert len(claims) == 1
+                    assert await one.release(claims[0])
+            async with asyncio.timeout(PATIENCE):
+                while (await kinds_of(engine, "ada")).count(LIVE) > 1:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.05)
+
+
+async def settle_one(space: Space, mode: DeliveryMode) -> None:
+    await space.broker.send(Message(sender="bob", receiver="ada", delivery_mode=mode))
+    delivery = await space.broker.receive("ada", timeout=START_LIMIT)
+    assert delivery is not None
+    await delivery.acknowledge()
+
+
+def mortal(write: Callable[[Write], Awaitable[int]]) -> Callable[[Write], Awaitable[int]]:
+    """Let markers go soon, as where the server has removed a file with markers, and not an older one with messages."""
+
+    async def written(one: Write) -> int:
+        if ".mbx." in one.subject and mail_state(one.subject, one.data).kind == GONE:
+            one.ttl = 1
+        return await write(one)
+
+    return written
+
+
+async def kinds_of(engine: Any, mailbox: str) -> list[int]:
+    """Return the kinds of all that the server has of a mailbox, but its roll."""
+    found, _ = await engine._store.many((engine._subjects.messages(mailbox),))  # noqa: SLF001 - as the server shows it
+    kinds = [mail_state(one.subject, one.data).kind for one in found]
+    return [kind for kind in kinds if kind != ROLL]
 
 
 async def a_message_while_a_consumer_is_away() -> None:

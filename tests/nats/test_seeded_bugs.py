@@ -23,6 +23,8 @@ KILLS: tuple[tuple[Bug, Procedure], ...] = (
     (bugs.settled_ids_are_forgotten, procedures.repetitions_after_a_reconnect),
     (bugs.settling_does_not_look_at_who_was_faster, procedures.two_who_settle),
     (bugs.mailboxes_are_not_looked_at_after_a_reconnect, procedures.a_message_while_a_consumer_is_away),
+    (bugs.markers_go_though_no_roll_knows_what_they_say, procedures.settled_messages_that_a_killed_server_brings_back),
+    (bugs.what_a_server_brought_back_is_left_there, procedures.settled_messages_that_a_killed_server_brings_back),
     (bugs.watches_do_not_resume, procedures.changes_while_a_watcher_is_away),
     (bugs.watches_do_not_notice_what_they_missed, procedures.changes_that_are_lost_on_the_way),
     (

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tertulia._background import logger
 from tertulia.engines._nats_boxes import Box
-from tertulia.engines._nats_commit import KEEP_SETTLED, Committer
+from tertulia.engines._nats_commit import Committer
 from tertulia.engines._nats_format import (
     GONE,
     LIVE,
@@ -21,8 +21,10 @@ from tertulia.engines._nats_format import (
     encode,
     mail_state,
 )
-from tertulia.engines._nats_mailbox import Item
+from tertulia.engines._nats_keeper import KEEP_SETTLED
+from tertulia.engines._nats_mailbox import Item, items_of
 from tertulia.engines._nats_stream import Write, WrongSequence, pause_for
+from tertulia.engines._nats_views import records_of
 from tertulia.errors import TertuliaError, UnknownAgentError
 
 AT_ONCE = 400  # messages that move in one batch: each takes two of its thousand members
@@ -87,13 +89,7 @@ class Closing:
     async def _items(self, mailbox: str) -> list[Item]:
         subjects = self._.subjects
         found, _ = await self._.store.many((subjects.messages(mailbox),))
-        items: list[Item] = []
-        for one in found:
-            _, message_id = subjects.message_of(one.subject)
-            mail = mail_state(message_id, one.data)
-            if mail.kind == LIVE:
-                items.append(Item(message_id, one.seq, mail.first or one.seq, mail))
-        return sorted(items, key=lambda item: item.first)
+        return items_of(records_of(subjects, found))
 
     async def _move(
         self,

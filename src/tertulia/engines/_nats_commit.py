@@ -27,6 +27,7 @@ from tertulia.engines._nats_format import (
     mail_state,
 )
 from tertulia.engines._nats_history import History
+from tertulia.engines._nats_keeper import DEDUP_WINDOW, KEEP_SETTLED
 from tertulia.engines._nats_keys import Keys
 from tertulia.engines._nats_live import Live
 from tertulia.engines._nats_mail import Mail
@@ -44,9 +45,6 @@ from tertulia.errors import (
 )
 from tertulia.records import WhenFull
 
-DEDUP_WINDOW = 3_600.0  # seconds; a sender that retries for longer than an hour is no longer retrying
-KEEP_SETTLED = 60  # seconds that it is kept that a message was settled: longer than any try at settling it
-KEEP_ANSWERED = 600  # the same where an answer lies in its place
 TRIES = 1_000  # times that a commit is tried against others: a minute of them
 READ_AT_ONCE = 500  # subjects read in one request
 
@@ -239,9 +237,11 @@ class _Plan:
         for found in await self._read_all(list(dict.fromkeys(wanted))):
             mailbox, message_id = subjects.message_of(found.subject)
             state = mail_state(message_id, found.data)
-            self._read[found.subject] = (found.seq, state)
             if (view := self._.mail.known(mailbox)) is not None:
                 view.learn(message_id, found.seq, replace(state))
+                if state.kind == LIVE and view.is_gone(message_id, found.seq):
+                    state = replace(state, kind=GONE)  # a server has brought it back
+            self._read[found.subject] = (found.seq, state)
 
     async def _stored(self, mailbox: str, message_id: str) -> Item | None:
         """Return a message, if it is there."""
@@ -275,11 +275,10 @@ class _Plan:
         mail = item.mail
         state = MailState(
             GONE, self.op, item.seq, mail.origin, item.first, self._.mail.time.now(), dedupe=mail.dedupe, box=box,
-            remembered=remembered, letters=letters,
+            remembered=remembered, letters=letters, lasting=True,
         )  # fmt: skip
         self._embedded += letters
-        ttl = int(DEDUP_WINDOW) if remembered else KEEP_ANSWERED if letters else KEEP_SETTLED
-        self._write_mail(mailbox, item.message_id, state, item.seq, ttl)
+        self._write_mail(mailbox, item.message_id, state, item.seq)
 
     def _letters_for(self, home: str, mailbox: str, subject: str) -> tuple[Letter, ...]:
         """Return the commit's letters to a listener that waits for an answer at a subject.
@@ -293,12 +292,12 @@ class _Plan:
             return ()
         return tuple([Letter(one.mailbox, one.message_id, one.body, 0, False, subject, one.author) for one in sends])  # noqa: FBT003
 
-    def _write_mail(self, mailbox: str, message_id: str, state: MailState, expected: int, ttl: int = 0) -> None:
+    def _write_mail(self, mailbox: str, message_id: str, state: MailState, expected: int) -> None:
         subject = self._.subjects.message(mailbox, message_id)
         planned = self._mail.get(subject)
         if planned is not None:  # settled by this very commit, and stored anew: the latter says both
             self.writes = [one for one in self.writes if one is not planned[3]]
-        write = Write(subject, encode(state), self.op, expected, ttl=ttl)
+        write = Write(subject, encode(state), self.op, expected)
         self.writes.append(write)
         self._mail[subject] = (mailbox, message_id, state, write)
 

@@ -17,7 +17,7 @@ from tertulia.errors import CorruptRecordError
 from tertulia.records import ChangeKind
 
 FORMAT = 1
-LIVE, GONE, EXPIRED = 1, 2, 3  # kinds; of a key that is gone, GONE was deleted
+LIVE, GONE, EXPIRED, ROLL = 1, 2, 3, 4  # kinds; of a key that is gone, GONE was deleted
 WAITING, LEASED, DELAYED = range(3)
 STATES = ("waiting", "leased", "delayed")
 MAX_NOTES_BYTES = 32 * 1024  # of notes that travel with a message: six tracebacks; beyond it the oldest go
@@ -83,7 +83,8 @@ class MailState(Struct, array_like=True, gc=False):
     or a delay ends, by the server's clock. `home` is the listener that waits for an answer and looks for it here. A
     settled message's `at` is when that was, `box` the mailbox's creation, and `remembered` says that its id counts as
     known for the deduplication window. A `stamp` is how far before the message the put it is about was stored, and the
-    version that this gave its key: a batch is stored in one piece, so the distance is known before the sequences are.
+    version that this gave its key: a batch is stored in one piece, so the distance is known before the sequences are. A
+    `lasting` marker has no time to live. Of kind ROLL it is no message: see `_nats_roll`.
     """
 
     kind: int
@@ -104,6 +105,7 @@ class MailState(Struct, array_like=True, gc=False):
     remembered: bool = False
     letters: tuple[Letter, ...] = ()
     stamp: tuple[int, int] | None = None
+    lasting: bool = False
 
     def notes_at(self, first: int) -> tuple[bytes, ...]:
         """Return the notes of a message that was stored at a sequence, that of its stamp first."""

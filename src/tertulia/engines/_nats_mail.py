@@ -21,11 +21,11 @@ from tertulia.engines._nats_format import (
     encode,
     mail_state,
 )
-from tertulia.engines._nats_mailbox import Item, View, wake_one
+from tertulia.engines._nats_mailbox import Item, View, items_of, wake_one
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_stream import Write, WrongSequence, pause_for
 from tertulia.engines._nats_time import SharedTime
-from tertulia.engines._nats_views import Views
+from tertulia.engines._nats_views import Views, records_of
 from tertulia.engines.base import Claimed, Stored
 from tertulia.errors import LeaseLostError, SpaceClosedError, TertuliaError
 
@@ -200,7 +200,9 @@ class Mail(Views):
             return None
         mail = mail_state(message_id, found.data)
         view.learn(message_id, found.seq, replace(mail))
-        return Item(message_id, found.seq, mail.first or found.seq, mail) if mail.kind == LIVE else None
+        if mail.kind != LIVE or view.is_gone(message_id, found.seq):
+            return None
+        return Item(message_id, found.seq, mail.first or found.seq, mail)
 
     async def _unclaim(self, claims: Sequence[Claimed | None]) -> None:
         """Give claims back as if they had never been: the attempts do not count."""
@@ -293,11 +295,7 @@ class Mail(Views):
         subjects = self._subjects
         wanted = subjects.messages(mailbox) if message_id is None else subjects.messages_called(mailbox, message_id)
         found, _ = await self._store.many((wanted,))
-        items: list[Item] = []
-        for one in found:
-            _, name = self._subjects.message_of(one.subject)
-            mail = mail_state(name, one.data)
-            if mail.kind == LIVE:
-                items.append(Item(name, one.seq, mail.first or one.seq, mail))
-        items.sort(key=lambda item: item.first)
+        items = items_of(records_of(subjects, found))
+        if (view := self.known(mailbox)) is not None:
+            items = [one for one in items if not view.is_gone(one.message_id, one.seq)]
         return [item.shown(mailbox, now) for item in items[:limit]]

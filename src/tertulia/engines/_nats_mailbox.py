@@ -13,12 +13,13 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from tertulia.engines._nats_format import DELAYED, LEASED, LIVE, STATES, WAITING, MailState
+from tertulia.engines._nats_format import DELAYED, LEASED, LIVE, ROLL, STATES, WAITING, MailState
+from tertulia.engines._nats_roll import Roll, read_roll
 from tertulia.engines.base import Claimed, MailboxCounts, Stored
 
 KEPT_BODIES = 16 * 2**20  # bytes of waiting messages kept at hand; what is beyond it is read again when claimed
 TRANSIENTS = 1_000  # emitted messages that wait for this handle's claims; more are lost, as they may be
-GONE = 10_000  # settled messages remembered, so that news of them that come late are known to be old
+REMEMBERED = 10_000  # settled messages remembered, so that news of them that come late are known to be old
 
 
 class Item(Struct, eq=False, gc=False):
@@ -59,6 +60,9 @@ class View:
 
     `live`: the feed keeps it up to date. Senders alone have views that are not; they look from time to time. With
     `whole_feed` what comes by the feed comes without a gap, as long as the connection holds.
+
+    `revived` are settled messages that a server has brought back; `lasting` says that there are markers to be let go.
+    What was stored before `floor` was in another mailbox of the same name.
     """
 
     def __init__(self, mailbox: str, *, whole_feed: bool) -> None:
@@ -74,6 +78,11 @@ class View:
         self.claimants: deque[Future[bool]] = deque()
         self.senders: deque[Future[bool]] = deque()
         self.transients: deque[Claimed] = deque()
+        self.revived: dict[str, tuple[int, MailState]] = {}
+        self.lasting = False
+        self.floor = 0
+        self._roll = Roll()
+        self._roll_seq = 0
         self._gone: dict[str, int] = {}
         self._ready: list[tuple[int, str]] = []
         self._timed: list[tuple[float, int, str]] = []
@@ -85,8 +94,14 @@ class View:
         """Take in what was written at a sequence; what is older than what is known changes nothing."""
         if self.whole_feed and self.live and seq > self.last:
             self.last = seq
+        if mail.kind == ROLL:
+            self._take_roll(seq, mail)
+            return
+        self.lasting = self.lasting or mail.lasting
         old = self.items.get(message_id)
         if (old is not None and old.seq >= seq) or self._gone.get(message_id, 0) >= seq:
+            return
+        if mail.kind == LIVE and self.is_gone(message_id, seq):
             return
         if old is not None:
             self._bodies -= 0 if old.bare else len(old.mail.body)
@@ -98,11 +113,32 @@ class View:
         self._keep_body(item)
         self._queue(item)
 
+    def is_gone(self, message_id: str, seq: int) -> bool:
+        """Tell whether what was stored of a message at a sequence is known to be over, whatever a server says."""
+        return self._gone.get(message_id, 0) >= seq or seq < self.floor or self._roll.is_over(seq)
+
+    def revive(self, message_id: str, seq: int, mail: MailState) -> None:
+        """Take in that a server shows a message that is gone."""
+        mail.body = b""
+        self.revived[message_id] = seq, mail
+
+    def _take_roll(self, seq: int, mail: MailState) -> None:
+        if seq <= self._roll_seq:
+            return
+        self._roll, self._roll_seq = read_roll(mail), seq
+        for item in [one for one in self.items.values() if self._roll.is_over(one.seq)]:
+            self._bodies -= 0 if item.bare else len(item.mail.body)
+            self.revive(item.message_id, item.seq, item.mail)
+            self.remove(item.message_id, item.seq)
+
     def remove(self, message_id: str, seq: int) -> None:
         """Take in that a message, and what was written of it up to a sequence, is gone."""
-        self.items.pop(message_id, None)
+        there = self.items.pop(message_id, None)
+        known = self._gone.get(message_id, 0)
         self._gone[message_id] = seq
-        if len(self._gone) > GONE:
+        if there is None and known:
+            return  # its marker was written anew
+        if len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
         if self.senders:
             wake_all(self.senders)
@@ -130,6 +166,7 @@ class View:
         self.items.clear()
         self._ready.clear()
         self._timed.clear()
+        self.revived.clear()
         self.last = 0
         self._bodies = 0
 
@@ -214,8 +251,21 @@ class View:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody here waits, and nothing is kept that only this handle has."""
-        return not (self.claimants or self.senders or self.transients or any(one.taken for one in self.items.values()))
+        """Whether nobody here waits, nothing is to be tidied up, and nothing is kept that only this handle has."""
+        busy = self.claimants or self.senders or self.transients or self.lasting or self.revived
+        return not (busy or any(one.taken for one in self.items.values()))
+
+
+def items_of(records: Iterable[tuple[str, int, MailState]]) -> list[Item]:
+    """Return the messages among all records of a mailbox, oldest first; what its roll says is over is none."""
+    records = list(records)
+    roll = next((read_roll(mail) for _, _, mail in records if mail.kind == ROLL), Roll())
+    items = [
+        Item(message_id, seq, mail.first or seq, mail)
+        for message_id, seq, mail in records
+        if mail.kind == LIVE and not roll.is_over(seq)
+    ]
+    return sorted(items, key=lambda item: item.first)
 
 
 def counts_of(items: Iterable[MailState], now: float) -> MailboxCounts:

@@ -16,6 +16,7 @@ SPACE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a stream's name, a token
 _SAFE = re.compile(r"[-/_a-zA-Z0-9]+")
 _UNSAFE = re.compile(rb"[^-/_a-zA-Z0-9]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
+_ROLL = "=-"  # a token that no text has
 _CACHE = 8192  # a team's working set of names; a miss costs two microseconds
 
 
@@ -147,6 +148,10 @@ class Subjects:
     def messages_called(self, mailbox: str, message_id: str) -> str:
         """Return a filter for the messages of an id, whoever sent them; see `messages`."""
         return f"{self.messages(mailbox)[:-1]}{token(message_id)}"
+
+    def roll(self, mailbox: str) -> str:
+        """Return the subject of a mailbox's roll; that of no message, since no author has this token."""
+        return f"{self._mail}{token(mailbox)}.{_ROLL}.{_ROLL}"
 
     def message_of(self, subject: str) -> tuple[str, str]:
         """Return the mailbox of a message's subject, and what tells it from all others there."""

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tertulia._background import Background, logger
 from tertulia._clock import Alarm, Clock, TimerHandle
 from tertulia.engines._nats_boxes import Registry
-from tertulia.engines._nats_format import mail_state
+from tertulia.engines._nats_format import LIVE, MailState, mail_state
 from tertulia.engines._nats_mailbox import Item, View, wake_one
 from tertulia.engines._nats_store import Store
+from tertulia.engines._nats_stream import Found
+from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_subscription import Subscription
 from tertulia.engines._nats_time import SharedTime
 from tertulia.errors import SpaceClosedError, TertuliaError
 
 BACKSTOP = 5.0  # seconds of real time after which a claim that waits looks itself: how late lost news can be
 IDLE = 60.0  # seconds after which a view that nobody uses is given up
+
+
+def records_of(subjects: Subjects, found: Iterable[Found]) -> list[tuple[str, int, MailState]]:
+    """Return what was found of one mailbox: what each is of, its sequence and its state."""
+    named = [(subjects.message_of(one.subject)[1], one) for one in found]
+    return [(message_id, one.seq, mail_state(message_id, one.data)) for message_id, one in named]
 
 
 class Views:
@@ -43,6 +52,7 @@ class Views:
         self._alarm = Alarm(clock, self._on_due)
         self._backstop: asyncio.TimerHandle | None = None
         self.closed = False
+        self.on_revived: Callable[[View], None] = lambda _: None
         registry.on_change = self._on_box
 
     # --- knowing ---
@@ -58,6 +68,10 @@ class Views:
     def known(self, mailbox: str) -> View | None:
         """Return a view that is there already."""
         return self._views.get(mailbox)
+
+    def all_views(self) -> list[View]:
+        """Return all views that there are."""
+        return list(self._views.values())
 
     async def live(self, mailbox: str) -> View:
         """Return a view that the feed keeps up to date, from now on."""
@@ -78,6 +92,8 @@ class Views:
             await self._store.last_sequence()  # once its leader answers, it also knows of the subscription
         epoch = self._store.wire.epoch
         view.forget_all()
+        box = self._registry.known(view.mailbox)
+        view.floor = 0 if box is None else box.created
         view.live = True  # bodies are kept from here on
         try:
             await self.look(view)
@@ -95,10 +111,14 @@ class Views:
 
     async def look(self, view: View) -> None:
         """Bring a view up to date with the server."""
-        for found in await self._store.after(view.last, self._subjects.messages(view.mailbox)):
-            _, message_id = self._subjects.message_of(found.subject)
-            view.learn(message_id, found.seq, mail_state(message_id, found.data))
-            view.last = max(view.last, found.seq)
+        found = await self._store.after(view.last, self._subjects.messages(view.mailbox))
+        for message_id, seq, mail in records_of(self._subjects, found):
+            view.learn(message_id, seq, mail)
+            if mail.kind == LIVE and view.is_gone(message_id, seq):
+                view.revive(message_id, seq, mail)
+            view.last = max(view.last, seq)
+        if view.revived:
+            self.on_revived(view)
         view.looked = asyncio.get_running_loop().time()
         view.sent = 0
 

@@ -26,14 +26,15 @@ from tertulia._background import Background, logger
 from tertulia._clock import Clock
 from tertulia.engines._nats_boxes import Registry
 from tertulia.engines._nats_closing import Closing
-from tertulia.engines._nats_commit import DEDUP_WINDOW, Committer
+from tertulia.engines._nats_commit import Committer
 from tertulia.engines._nats_doctor import examine
 from tertulia.engines._nats_format import LIVE, KeyState, MailState, key_state, mail_state
 from tertulia.engines._nats_history import History
+from tertulia.engines._nats_keeper import DEDUP_WINDOW, Keeper
 from tertulia.engines._nats_keys import Keys
 from tertulia.engines._nats_live import Live
 from tertulia.engines._nats_mail import Mail
-from tertulia.engines._nats_mailbox import counts_of
+from tertulia.engines._nats_mailbox import counts_of, items_of
 from tertulia.engines._nats_open import check_level, open_streams
 from tertulia.engines._nats_restricted import RestrictedStore
 from tertulia.engines._nats_store import Store
@@ -118,6 +119,7 @@ class NatsEngine(Engine):
         self._live = Live(store, self._registry, self._mail, self._background, new_op)
         self._committer = Committer(store, self._keys, self._registry, self._mail, self._live, self._history, new_op)
         self._closing = Closing(self._committer)
+        self._keeper = Keeper(store, self._registry, self._mail, self._background, new_op)
         self._streams: set[WatchStream] = set()
         self._ticking: asyncio.TimerHandle | None = None
 
@@ -258,11 +260,11 @@ class NatsEngine(Engine):
         subjects = self._subjects
         found, revision = await self._store.many((subjects.all_keys, subjects.all_mail))
         states: list[KeyState] = []
-        mail: dict[str, list[MailState]] = {}
+        mail: dict[str, list[tuple[str, int, MailState]]] = {}
         for one in found:
             if one.subject.startswith(subjects.all_mail[:-1]):
                 mailbox, message_id = subjects.message_of(one.subject)
-                mail.setdefault(mailbox, []).append(mail_state(message_id, one.data))
+                mail.setdefault(mailbox, []).append((message_id, one.seq, mail_state(message_id, one.data)))
             else:
                 states.append(key_state(subjects.key_of(one.subject), one.data))
         live = [state for state in states if state.kind == LIVE and not self._keys.is_over(state)]
@@ -272,7 +274,7 @@ class NatsEngine(Engine):
         boxes = await self._registry.all()
         now = self._time.now()
         counts: dict[str, MailboxCounts] = {
-            box.name: counts_of([one for one in mail.get(box.name, ()) if one.kind == LIVE], now) for box in boxes
+            box.name: counts_of([item.mail for item in items_of(mail.get(box.name, ()))], now) for box in boxes
         }
         return EngineStats(
             keys=len(live),
@@ -350,6 +352,7 @@ class NatsEngine(Engine):
     async def _tidy(self) -> None:
         for mailbox in await self._mail.drop_idle():
             await self._live.stop_consuming(mailbox)
+        await self._keeper.go_round()
 
     def _check_open(self) -> None:
         if self._closed:
