@@ -1,4 +1,4 @@
-"""The connection to the servers: calls with one answer or many, subscriptions, and what to do when it breaks."""
+"""The connection to the servers: what is sent on it, subscriptions, and what to do when it breaks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from nats import errors as foreign
 from nats.aio.client import Client
 
 from tertulia._background import logger
-from tertulia._clock import Clock, hold
-from tertulia.engines._nats_client import STATUS, abort, denial_in, drop, ended, options_of, said
+from tertulia._clock import Clock
+from tertulia.engines._nats_calls import Call, Calls, Unanswerable
+from tertulia.engines._nats_client import abort, denial_in, drop, ended, options_of, said
 from tertulia.engines._nats_patience import ATTEMPT, Unanswered
 from tertulia.engines._nats_subscription import Handler, Subscription
 from tertulia.engines._nats_url import Settings
@@ -26,39 +27,9 @@ from tertulia.errors import (
 PROBE = 1.0  # seconds for the server to answer a ping before the connection is taken for dead
 REOPEN_WAIT = 0.5  # seconds between attempts at a new connection, after the server closed the last one for good
 FLUSH = 2.0  # seconds for what was sent last to reach the server when a space is closed
-NO_RESPONDERS = "503"
 _REFUSED = ("authorization violation", "authentication", "nkey", "user jwt")
 
 _NOT_INBOXES = ("tertulia", "$")  # what begins subjects that mean something: nobody is answered there
-
-Unanswerable = tuple[str, bytes, dict[str, str] | None]  # a message that nobody answers: subject, payload, headers
-
-
-class _Call:
-    """A call that waits for its answer; with `parts` for all messages until one with a status.
-
-    It fails when `before`, which is sent ahead of it, is denied.
-    """
-
-    __slots__ = ("before", "future", "parts", "seen", "subject")
-
-    def __init__(self, subject: str, parts: list[Any] | None, before: Sequence[Unanswerable] = ()) -> None:
-        self.subject = subject
-        self.before = before
-        self.parts = parts
-        self.seen = 0
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def sends_to(self, subject: str) -> str:
-        """Return the subject of those it sends to that is this one in lower case, or nothing."""
-        for one in (self.subject, *[one for one, _, _ in self.before]):
-            if one.lower() == subject:
-                return one
-        return ""
 
 
 class Wire:
@@ -66,12 +37,9 @@ class Wire:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
-        self._clock = clock
         self._client: Any = None
-        self._calls: dict[str, _Call] = {}
+        self._calls = Calls(clock, self._probe_soon)
         self._subscriptions: list[Subscription] = []
-        self._inbox = ""
-        self._number = 0
         self._up = asyncio.Event()
         self._fatal: asyncio.Future[Exception] | None = None
         self._last_error: Exception | None = None
@@ -111,8 +79,8 @@ class Wire:
             await ended(connecting)
             await drop(client)
             raise
-        self._inbox = client.new_inbox() + "."
-        await client.subscribe(self._inbox + "*", cb=self._on_answer)
+        self._calls.inbox = client.new_inbox() + "."
+        await client.subscribe(self._calls.inbox + "*", cb=self._calls.on_answer)
 
     def _callbacks(self) -> dict[str, Any]:
         return {
@@ -128,7 +96,7 @@ class Wire:
         client = self._client
         if client is not None and not await self._all_is_sent(client):
             abort(client)  # else what was not would be waited for
-        self._fail_all(SpaceClosedError())
+        self._calls.fail_all(SpaceClosedError())
         await drop(client)
         for task in list(self._tasks):
             await ended(task)
@@ -194,29 +162,20 @@ class Wire:
 
         Raises Unanswered; AccessDeniedError when the server lets nobody like us send this.
         """
-        return await self._called(_Call(subject, None, before), payload, headers, timeout)
+        return await self._called(Call(subject, None, before), payload, headers, timeout)
 
     async def collect(self, subject: str, payload: bytes, *, timeout: float = ATTEMPT) -> list[Any]:
         """Return all answers, the last of which has a status; see `call`."""
-        return await self._called(_Call(subject, []), payload, None, timeout)
+        return await self._called(Call(subject, []), payload, None, timeout)
 
-    async def _called(self, call: _Call, payload: bytes, headers: dict[str, str] | None, timeout: float) -> Any:
+    async def _called(self, call: Call, payload: bytes, headers: dict[str, str] | None, timeout: float) -> Any:
         if not self._up.is_set():
             await self.wait_up(timeout)
-        self._number += 1
-        token = str(self._number)
-        self._calls[token] = call
-        release = hold(self._clock)
-        timer = asyncio.get_running_loop().call_later(timeout, self._expire, call, timeout)
-        try:
+        with self._calls.waiting(call, timeout) as reply:
             for one in call.before:
                 await self._send(*one, "")
-            await self._send(call.subject, payload, headers, self._inbox + token)
+            await self._send(call.subject, payload, headers, reply)
             return await call.future
-        finally:
-            timer.cancel()
-            release()
-            del self._calls[token]
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Send a message that nobody answers. Raises Unanswered."""
@@ -242,30 +201,9 @@ class Wire:
         except (foreign.Error, OSError) as error:
             raise Unanswered(said(error), sent=False) from error
 
-    async def _on_answer(self, message: Any) -> None:
-        call = self._calls.get(message.subject[len(self._inbox) :])
-        if call is None or call.future.done():
-            return
-        status = None if message.headers is None else message.headers.get(STATUS)
-        if status == NO_RESPONDERS:
-            call.future.set_exception(Unanswered("nobody answers to it", sent=False))
-        elif call.parts is None:
-            call.future.set_result(message)
-        else:
-            call.parts.append(message)
-            if status is not None:
-                call.future.set_result(call.parts)
-
-    def _expire(self, call: _Call, timeout: float) -> None:
-        if call.future.done():
-            return
-        if call.parts is not None and len(call.parts) > call.seen:  # it is being answered
-            call.seen = len(call.parts)
-            asyncio.get_running_loop().call_later(timeout, self._expire, call, timeout)
-        else:
-            call.future.set_exception(Unanswered("the NATS server did not answer in time", sent=True))
-            if self._probing is None or self._probing.done():
-                self._probing = self._start(self._probe())
+    def _probe_soon(self) -> None:
+        if self._probing is None or self._probing.done():
+            self._probing = self._start(self._probe())
 
     async def _probe(self) -> None:
         """See whether the connection is still one; a half-open one is given up."""
@@ -312,22 +250,14 @@ class Wire:
         The client's own `flush` (2.16) says that all is well when it has stopped reading; and where a ping that was
         given up is answered late, it does stop.
         """
-        self._number += 1
-        token = str(self._number)
-        call = self._calls[token] = _Call(self._inbox + token, None)
-        release = hold(self._clock)
-        timer = asyncio.get_running_loop().call_later(
-            seconds, call.fail, Unanswered("the NATS server did not answer in time", sent=False)
-        )
-        try:
-            await self._send(call.subject, b"", None, "")
-            await call.future
-        except AccessDeniedError:
-            pass  # we may not send to ourselves; that this was said is an answer, too
-        finally:
-            timer.cancel()
-            release()
-            del self._calls[token]
+        call = Call("", None)
+        with self._calls.waiting(call, seconds, probing=False) as reply:
+            call.subject = reply
+            try:
+                await self._send(reply, b"", None, "")
+                await call.future
+            except AccessDeniedError:
+                pass  # we may not send to ourselves; that this was said is an answer, too
 
     # --- what the client tells ---
 
@@ -351,11 +281,8 @@ class Wire:
     def _deny(self, action: str, subject: str, text: str) -> None:
         """Fail what the server has just refused. It names the subject in lower case."""
         wanted, name = subject.lower(), self._settings.agent or self._settings.user or ""
-        if action == "publish":
-            for call in self._calls.values():
-                if denied := call.sends_to(wanted):
-                    call.fail(AccessDeniedError(name, "publish to", denied, "the NATS server denies it"))
-                    return
+        if action == "publish" and self._calls.deny(wanted, name):
+            return
         for subscription in self._subscriptions:
             if action == "subscription" and subscription.subject.lower() == wanted:
                 subscription.denied = AccessDeniedError(
@@ -368,7 +295,7 @@ class Wire:
         self._up.clear()
         if not self._closed:
             logger.warning("the connection to the NATS server is lost; reconnecting")
-        self._fail_all(Unanswered("the connection to the NATS server was lost", sent=True))
+        self._calls.fail_all(Unanswered("the connection to the NATS server was lost", sent=True))
 
     async def _on_reconnected(self) -> None:
         logger.info("the connection to the NATS server is back")
@@ -378,8 +305,8 @@ class Wire:
     async def _on_closed(self) -> None:
         """Connect anew when the server has closed the connection for good."""
         self._up.clear()
-        self._fail_all(Unanswered("the NATS server closed the connection", sent=True))
-        if not self._closed and self._inbox:
+        self._calls.fail_all(Unanswered("the NATS server closed the connection", sent=True))
+        if not self._closed and self._calls.inbox:
             self._start(self._reopen())
 
     async def _reopen(self) -> None:
@@ -401,10 +328,6 @@ class Wire:
         self.epoch += 1
         for callback in list(self.on_epoch):
             callback()
-
-    def _fail_all(self, error: Exception) -> None:
-        for call in list(self._calls.values()):
-            call.fail(error)
 
     def _start(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name="tertulia nats connection")
