@@ -34,6 +34,7 @@ from tertulia.errors import (
     InvalidTermError,
     NotAMemberError,
     NotAnElectorError,
+    SpaceClosedError,
     TertuliaError,
     TooManyBallotsError,
     UnknownBallotError,
@@ -461,6 +462,16 @@ async def test_waiting_ends_with_the_result_or_after_its_time(
     result = await soon(waiting)
     assert (result.outcome, result.ballot_id) == (Outcome.PASSED, ballot.id)
     assert await elsewhere.wait(ballot.id, timeout=0) == result
+
+
+async def test_waiting_ends_with_the_space(workspace: CollaborativeWorkspace, harness: SpaceHarness) -> None:
+    ballot = await workspace.propose_change("ann", "plan", "d", deadline=60)
+    space = await harness.open_again()
+    waiting = asyncio.create_task(workspace_of(space).wait(ballot.id))
+    await harness.advance(0)
+    await space.aclose()
+    with pytest.raises(SpaceClosedError):
+        await soon(waiting)
 
 
 async def test_waiting_ends_at_the_deadline_with_nobody_else_there(harness: SpaceHarness) -> None:
@@ -1190,7 +1201,8 @@ async def test_reasons_are_texts_that_somebody_reads(workspace: CollaborativeWor
         await workspace.propose_change("ann", "plan", "d", reason=text)
     with pytest.raises(InvalidInputError):
         await workspace.open_ballot("ann", text)
-    ballot = await workspace.propose_change("ann", "plan", "d", reason="two\nlines")
+    ballot = await workspace.propose_change("ann", "plan", "d", reason="two\r\nlines")
+    assert ballot.reason == "two\r\nlines"
     with pytest.raises(InvalidInputError):
         await workspace.vote("ann", ballot.id, "yes", reason=text)
     assert (await workspace.proposal(ballot.id)).voted == ()

@@ -12,6 +12,7 @@ from tertulia.errors import InvalidInputError, InvalidNameError, InvalidTermErro
 from tertulia.patterns._ballot_records import MAX_TEXT
 from tertulia.records import Missing
 
+_LINES = str.maketrans("\n\r\t", "   ")
 MAX_ID_BYTES = 100  # of a ballot's id: its message's id is a little longer, and takes at most 128
 
 
@@ -39,7 +40,7 @@ def checked_text(name: str, text: object, *, empty: bool = True) -> str:
     """Return a question or a reason, or raise InvalidInputError; it may have several lines."""
     if isinstance(text, str) and not text and empty:
         return ""
-    fault = text_fault(text.replace("\n", " ").replace("\t", " ") if isinstance(text, str) else text, MAX_TEXT)
+    fault = text_fault(text.translate(_LINES) if isinstance(text, str) else text, MAX_TEXT)
     if fault:
         message = f"invalid {name}: {fault}"
         raise InvalidInputError(message)

@@ -70,7 +70,10 @@ class Deadlines:
 
 
 async def change_or_pause(stream: ChangeStream, clock: Clock, seconds: float) -> bool:
-    """Wait for a change, or for so long; return False if changes were missed, so that the watch must be made anew."""
+    """Wait for a change, or for so long; return False if changes were missed, so that the watch must be made anew.
+
+    Raises SpaceClosedError.
+    """
     change = asyncio.ensure_future(anext(stream))
     pause = asyncio.ensure_future(sleep(clock, seconds))
     try:
@@ -79,6 +82,8 @@ async def change_or_pause(stream: ChangeStream, clock: Clock, seconds: float) ->
             await change
     except WatchLaggedError:
         return False
+    except StopAsyncIteration:
+        raise SpaceClosedError from None
     finally:
         for task in (change, pause):
             task.cancel()

@@ -22,7 +22,8 @@ class Lock:
             await grant.write("report", text)
 
     A lock has one or several names, which are taken together, all or none: `Lock(space, "left fork", "right fork")`.
-    Locks exclude each other where they share a name. A name may be any key; that locks nothing but the name.
+    Locks exclude each other where they share a name. A name may be any key of up to 256 bytes; that locks nothing but
+    the name.
 
     It is a lease: it is renewed while it is held, and ends by itself when its holder's process dies. Whoever was
     stopped for longer than that finds its writes through the grant refused; see Grant. It is not re-entrant.
