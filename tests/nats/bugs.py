@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tertulia.engines import (
-    _nats_commit,
+    _nats_commit_mail,
     _nats_keeper,
     _nats_mail,
     _nats_patience,
@@ -90,7 +90,7 @@ def batches_are_written_one_by_one(patch: Patch) -> None:
 
 
 def settled_ids_are_forgotten(patch: Patch) -> None:
-    patch.setattr(_nats_commit._Plan, "_is_remembered", lambda *_: False)  # noqa: SLF001 - where the bug is
+    patch.setattr(_nats_commit_mail.MailPlan, "_is_remembered", lambda *_: False)
 
 
 def settling_does_not_look_at_who_was_faster(patch: Patch) -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tertulia._background import logger
 from tertulia.engines._nats_boxes import Box
-from tertulia.engines._nats_commit import Committer
+from tertulia.engines._nats_commit_draft import Parts
 from tertulia.engines._nats_format import (
     GONE,
     LIVE,
@@ -37,8 +37,8 @@ class Closing:
     Where a mailbox holds more than 400 messages the oldest move ahead, in batches of their own, while it is still open.
     """
 
-    def __init__(self, committer: Committer) -> None:
-        self._ = committer
+    def __init__(self, parts: Parts) -> None:
+        self._ = parts
 
     async def close(self, mailbox: str, heir: str | None, note: bytes) -> int:
         """Remove a mailbox; return how many messages it held. Raises UnknownAgentError for the heir."""

@@ -27,6 +27,7 @@ from tertulia._clock import Clock
 from tertulia.engines._nats_boxes import Registry
 from tertulia.engines._nats_closing import Closing
 from tertulia.engines._nats_commit import Committer
+from tertulia.engines._nats_commit_draft import Parts
 from tertulia.engines._nats_doctor import examine
 from tertulia.engines._nats_format import LIVE, KeyState, MailState, key_state, mail_state
 from tertulia.engines._nats_history import History
@@ -117,8 +118,18 @@ class NatsEngine(Engine):
         self._registry = Registry(store, new_op)
         self._mail = Mail(store, self._registry, clock, self._time, self._background, new_op)
         self._live = Live(store, self._registry, self._mail, self._background, new_op)
-        self._committer = Committer(store, self._keys, self._registry, self._mail, self._live, self._history, new_op)
-        self._closing = Closing(self._committer)
+        parts = Parts(
+            store=store,
+            subjects=self._subjects,
+            keys=self._keys,
+            registry=self._registry,
+            mail=self._mail,
+            live=self._live,
+            history=self._history,
+            new_op=new_op,
+        )
+        self._committer = Committer(parts)
+        self._closing = Closing(parts)
         self._keeper = Keeper(store, self._registry, self._mail, self._background, new_op)
         self._streams: set[WatchStream] = set()
         self._ticking: asyncio.TimerHandle | None = None
