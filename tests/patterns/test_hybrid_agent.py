@@ -578,6 +578,7 @@ async def test_nobody_somebody_twice_oneself_and_a_bare_name_are_refused(
         (InvalidInputError, ["ann", "bob", "ann"], "'ann'"),
         (InvalidInputError, ["ann", "chief"], "itself"),
         (InvalidInputError, "ann", "several"),
+        (InvalidInputError, None, "several"),
         (InvalidInputError, [f"a{number}" for number in range(101)], "at most 100"),
         (InvalidNameError, ["ann", ""], "empty"),
     ]
@@ -594,6 +595,11 @@ async def test_nobody_somebody_twice_oneself_and_a_bare_name_are_refused(
         with pytest.raises(InvalidInputError):
             await chief.collaborate("report", ["ann"], **options)
     assert await system.broker.queue("ann").size() == 0
+
+
+def test_an_agent_is_made_with_a_system_and_not_with_a_space(space: Space) -> None:
+    with pytest.raises(InvalidInputError, match=r"HybridCommunicationSystem\(space\)"):
+        HybridAgent("ann", space)  # pyright: ignore[reportArgumentType]
 
 
 def test_an_agent_has_one_function_for_tasks(chief: HybridAgent) -> None:

@@ -44,6 +44,10 @@ class HybridAgent(MemoryAwareAgent, MessagePassingAgent):
         max_attempts: int = 5,
         ordered: bool = False,
     ) -> None:
+        if not isinstance(system, HybridCommunicationSystem):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(
+                f"a HybridAgent is made with a HybridCommunicationSystem(space), not with {reprlib.repr(system)}"
+            )
         MemoryAwareAgent.__init__(self, agent_id, system.memory)
         MessagePassingAgent.__init__(
             self,

@@ -72,7 +72,7 @@ class Terms:
 
 def check_collaborators(initiator: str, collaborators: Iterable[str]) -> tuple[str, ...]:
     """Return the names, or raise InvalidInputError for none, too many, one twice, or the initiator itself."""
-    if isinstance(collaborators, str):
+    if isinstance(collaborators, str) or not isinstance(collaborators, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"collaborators are several agents, not {reprlib.repr(collaborators)}")
     names = tuple(check_name(name) for name in collaborators)
     if not names:

@@ -184,7 +184,7 @@ class NotifyingWrites:
 
 def _receivers(notify: Iterable[str]) -> tuple[str, ...]:
     """Return each receiver once, or raise InvalidInputError, InvalidNameError."""
-    if isinstance(notify, str):
+    if isinstance(notify, str) or not isinstance(notify, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"notify is several agents, not {reprlib.repr(notify)}")
     return tuple(dict.fromkeys(check_name(receiver) for receiver in notify))
 
