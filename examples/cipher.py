@@ -14,11 +14,17 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from tertulia import Space, connect
-from tertulia.hypotheses import Hypothesis, HypothesisState
-from tertulia.patterns.blackboard.board import Blackboard
-from tertulia.patterns.blackboard.control import Controller, RunResult
-from tertulia.patterns.blackboard.sources import KnowledgeSource, Situation
+from tertulia import (
+    Blackboard,
+    Controller,
+    Hypothesis,
+    HypothesisState,
+    KnowledgeSource,
+    RunResult,
+    Situation,
+    Space,
+    connect,
+)
 
 PLAIN = (
     "people who work together need a place where they can share what they know each of them sees only a part of the "

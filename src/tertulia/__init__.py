@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from tertulia.messaging.delivery import Delivery, DeliveryTransaction
     from tertulia.messaging.mailbox import MessageQueue
     from tertulia.patterns.blackboard.board import Blackboard
-    from tertulia.patterns.blackboard.sources import KnowledgeSource
+    from tertulia.patterns.blackboard.control import Controller, RunEnd, RunResult
+    from tertulia.patterns.blackboard.sources import KnowledgeSource, Situation
     from tertulia.patterns.caching import CacheInfo
     from tertulia.patterns.collaboration import (
         Afterwards,
@@ -127,6 +128,7 @@ __all__ = [
     "CommunicationSelector",
     "Contribution",
     "ContributionStatus",
+    "Controller",
     "DeadLetter",
     "Delivery",
     "DeliveryMode",
@@ -170,8 +172,11 @@ __all__ = [
     "RouteResult",
     "RoutedContent",
     "RouterReport",
+    "RunEnd",
+    "RunResult",
     "Semaphore",
     "SharedMemory",
+    "Situation",
     "Snapshot",
     "SolutionCandidate",
     "Space",

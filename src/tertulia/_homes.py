@@ -43,7 +43,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "tertulia.messaging.delivery": ("Delivery", "DeliveryTransaction"),
     "tertulia.messaging.mailbox": ("MessageQueue",),
     "tertulia.patterns.blackboard.board": ("Blackboard",),
-    "tertulia.patterns.blackboard.sources": ("KnowledgeSource",),
+    "tertulia.patterns.blackboard.control": ("Controller", "RunEnd", "RunResult"),
+    "tertulia.patterns.blackboard.sources": ("KnowledgeSource", "Situation"),
     "tertulia.patterns.caching": ("CacheInfo",),
     "tertulia.patterns.collaboration": (
         "Afterwards",

@@ -124,7 +124,9 @@ def _engine_module(url: object) -> Any:
     name = _ENGINES.get(scheme)
     if not colon or name is None:
         known = ", ".join(f"{known}:" for known in sorted(_ENGINES))
-        raise InvalidURLError(url, f"a space URL starts with one of {known}")
+        raise InvalidURLError(
+            url, f"it starts with one of {known} or is the path of a file, as in 'team.db' or './team'"
+        )
     try:
         return import_module(name)
     except ImportError as error:
