@@ -21,6 +21,7 @@ from tertulia.patterns.blackboard.control import Controller, RunEnd
 from tertulia.patterns.blackboard.sources import KnowledgeSource, Situation, remote
 from tertulia.testing.conformance import SpaceHarness
 from tertulia.testing.faults import FaultyEngine
+from tests.model.procedures import Interleaved
 
 LONGEST = 30.0  # seconds that only a hang takes
 
@@ -421,3 +422,21 @@ async def test_what_an_activation_reads_does_not_grow_with_the_board(harness: Sp
         assert (await Controller(board, [SQUARE]).run()).activations == count
         reads.append(engine.records / count)
     assert reads[1] <= reads[0] * 1.1
+
+
+async def test_cancelled_at_any_moment_a_run_holds_no_activation_and_loses_none(harness: SpaceHarness):
+    inner = await harness.open_again()
+    for turns in range(0, 120, 4):
+        space = Space(inner.url, Interleaved(inner.engine, None, seed=turns), inner.clock)
+        board = Blackboard(space, f"sums-{turns}", sections=("numbers", "squares"))
+        await post_numbers(board, 2)
+        running = asyncio.create_task(Controller(board, [SQUARE]).run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        await harness.advance(0)
+        assert await space.memory.list_keys(f"{board.keys.running}*") == [], turns
+        assert (await Controller(board, [SQUARE]).run()).ended is RunEnd.QUIESCENCE
+        assert await contents(board, "squares") == [0, 1]
+        await space.background.aclose()

@@ -226,13 +226,13 @@ class Controller:
                 holder=self._name,
                 seconds=self._lease,
             )
-            if await lease.take():
-                break
+            async with lease.kept():  # from here on, so that it is given back though taking it is cancelled
+                lease.ended = not await lease.take()
+                revision = None if lease.ended else await self._deal_with(activation, over, lease)
+            if revision is not None:
+                await picture.reach(revision)
+                return True
             taken.add(activation.id)
-        async with lease.kept():
-            revision = await self._deal_with(activation, over, lease)
-        await picture.reach(revision)
-        return True
 
     def _rank(self) -> None:
         """Rank what was queued since the last time; everything, if what is attended to has changed."""
