@@ -83,6 +83,9 @@ class Keeper:
     async def _keep(self, view: View) -> None:
         now = asyncio.get_running_loop().time
         started = now()
+        if not self._store.exact:
+            view.lasting = False
+            return
         book = self._books.get(view.mailbox)
         if book is not None and started < book.next_round:
             return
@@ -147,7 +150,7 @@ class Keeper:
         for message_id, (seq, state) in markers:
             subject = self._subjects.message(mailbox, message_id)
             mortal = replace(state, op=op, prev=seq, lasting=False)
-            writes.append(Write(subject, encode(mortal), op, seq, ttl=_time_to_live(state, now)))
+            writes.append(Write(subject, encode(mortal), op, seq, ttl=time_to_live(state, now)))
         await self._store.write_all(writes, op)
 
     # --- burying ---
@@ -159,34 +162,41 @@ class Keeper:
 
     async def _bury(self, view: View) -> None:
         """Put markers in the place of messages that a server has brought back."""
+        buried = 0
         try:
-            logger.warning("the server brought back %d settled messages of %r", len(view.revived), view.mailbox)
             while view.revived:
                 some = list(view.revived.items())[:BURIED_AT_ONCE]
-                await asyncio.gather(*[self._bury_one(view, message_id, *one) for message_id, one in some])
+                buried += sum(await asyncio.gather(*[self._bury_one(view, name, *one) for name, one in some]))
         except AccessDeniedError:  # whose mailbox it is may do it
             view.revived.clear()
         except TertuliaError:
-            logger.warning("they could not be removed yet", exc_info=True)
+            logger.warning("settled messages of %r that came back are not removed yet", view.mailbox, exc_info=True)
         finally:
             self._burying.discard(view.mailbox)
+        if buried:
+            logger.warning("the server brought back settled messages of %r; %d were removed", view.mailbox, buried)
 
-    async def _bury_one(self, view: View, message_id: str, seq: int, mail: MailState) -> None:
+    async def _bury_one(self, view: View, message_id: str, seq: int, mail: MailState) -> bool:
+        """Return whether it was there: what was read may have been settled a moment later."""
         op = self._new_op()
         box = self._registry.known(view.mailbox)
         state = MailState(
             GONE, op, seq, mail.origin, mail.first or seq, self._mail.time.now(), dedupe=mail.dedupe,
-            box=0 if box is None else box.created, remembered=mail.dedupe, lasting=True,
+            box=0 if box is None else box.created, remembered=mail.dedupe, lasting=self._store.exact,
         )  # fmt: skip
-        write = Write(self._subjects.message(view.mailbox, message_id), encode(state), op, seq)
+        ttl = 0 if state.lasting else time_to_live(state, state.at)
+        write = Write(self._subjects.message(view.mailbox, message_id), encode(state), op, seq, ttl=ttl)
         try:
             view.learn(message_id, await self._store.write(write), state)
         except WrongSequence:
-            logger.debug("%r of %r was removed by another handle", message_id, view.mailbox)
+            was_there = False
+        else:
+            was_there = True
         view.revived.pop(message_id, None)
+        return was_there
 
 
-def _time_to_live(state: MailState, now: float) -> int:
+def time_to_live(state: MailState, now: float) -> int:
     """Return how many seconds a marker is still needed for what it says beside the message's end."""
     keep = DEDUP_WINDOW if state.remembered else KEEP_ANSWERED if state.letters else 0.0
     return max(KEEP_SETTLED, ceil(state.at + keep - now))

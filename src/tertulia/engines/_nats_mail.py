@@ -195,8 +195,7 @@ class Mail(Views):
         """Read a message anew; return it if it is still there, with its body."""
         found = await self._store.get(self._subjects.message(view.mailbox, message_id))
         if found is None:
-            if (old := view.items.get(message_id)) is not None:
-                view.remove(message_id, old.seq)
+            view.drop(message_id)
             return None
         mail = mail_state(message_id, found.data)
         view.learn(message_id, found.seq, replace(mail))

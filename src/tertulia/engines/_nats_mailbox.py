@@ -113,6 +113,13 @@ class View:
         self._keep_body(item)
         self._queue(item)
 
+    def drop(self, message_id: str) -> None:
+        """Forget a message that was not found, which is no proof of its end: a replica that lags does not find it."""
+        item = self.items.pop(message_id, None)
+        if item is not None:
+            self._bodies -= 0 if item.bare else len(item.mail.body)
+            self._wake_for_room()
+
     def is_gone(self, message_id: str, seq: int) -> bool:
         """Tell whether what was stored of a message at a sequence is known to be over, whatever a server says."""
         return self._gone.get(message_id, 0) >= seq or seq < self.floor or self._roll.is_over(seq)
@@ -140,6 +147,9 @@ class View:
             return  # its marker was written anew
         if len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
+        self._wake_for_room()
+
+    def _wake_for_room(self) -> None:
         if self.senders:
             wake_all(self.senders)
         if self.claimants:
@@ -161,8 +171,13 @@ class View:
         else:
             heapq.heappush(self._timed, (item.mail.due, item.seq, item.message_id))
 
-    def forget_all(self) -> None:
-        """Know nothing any more; waiters stay."""
+    def forget_all(self, last: int) -> None:
+        """Know nothing any more but what is over; waiters stay.
+
+        Nor is it known what was over later than the stream's last sequence: a power cut has taken that from the server.
+        """
+        self._gone = {message_id: seq for message_id, seq in self._gone.items() if seq <= last}
+        self._roll, self._roll_seq = Roll(), 0
         self.items.clear()
         self._ready.clear()
         self._timed.clear()

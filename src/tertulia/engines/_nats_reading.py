@@ -47,6 +47,11 @@ class Reader:
         self._eventual = settings.consistency == "eventual"
         self._direct = f"$JS.API.DIRECT.GET.{self._stream}"
 
+    @property
+    def exact(self) -> bool:
+        """Whether `after` and `many` return all that there is at a moment, whichever replicas answer."""
+        return True
+
     async def get(self, subject: str, *, now: bool = True, patience: Patience | None = None) -> Found | None:
         """Return what a subject holds. Without `now` a replica may answer that has not heard of the last writes."""
         patience = patience or Patience(self._timeout)

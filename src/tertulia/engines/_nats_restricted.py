@@ -43,6 +43,10 @@ _decode = msgspec.json.Decoder(_Listing).decode
 class RestrictedStore(Store):
     """The stream of a space, for an agent that may see parts of it."""
 
+    @property
+    def exact(self) -> bool:
+        return self.single
+
     async def get(self, subject: str, *, now: bool = True, patience: Patience | None = None) -> Found | None:  # noqa: ARG002 - there is only one way
         """Return what a subject holds. On several replicas one may answer that has not heard of the last writes."""
         patience = patience or Patience(self._timeout)

@@ -88,10 +88,9 @@ class Views:
         if not subscriptions:
             fed = self._subjects.fed(self._subjects.messages(view.mailbox))
             subscriptions.append(await self._store.subscribe(fed, lambda message: self._on_fed(view, message)))
-        if not self._store.single:
-            await self._store.last_sequence()  # once its leader answers, it also knows of the subscription
         epoch = self._store.wire.epoch
-        view.forget_all()
+        last = await self._store.last_sequence()  # once a leader answers, it also knows of the subscription
+        view.forget_all(last)
         box = self._registry.known(view.mailbox)
         view.floor = 0 if box is None else box.created
         view.live = True  # bodies are kept from here on
