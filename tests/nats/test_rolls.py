@@ -72,3 +72,22 @@ async def test_two_handles_that_keep_a_roll_at_once_lose_no_message_and_let_all_
             assert [stored.message_id for stored in await engine.browse("ada")] == left
         async with connect(url) as three:
             assert [claimed.message_id for claimed in await three.engine.claim("ada", limit=10)] == left
+
+
+async def test_a_mailbox_that_is_closed_leaves_no_marker_that_lasts(url: str):
+    async with connect(url) as space:
+        engine: Any = space.engine
+        for name in ("ada", "heir"):
+            await space.broker.register_agent(name)
+        for content in range(3):
+            await space.broker.send(Message(sender="bob", receiver="ada", content=content))
+        delivery = await space.broker.receive("ada", timeout=30)
+        assert delivery is not None
+        await delivery.acknowledge()
+        assert await engine.close_mailbox("ada", heir="heir") == 2
+        found = await engine._store.after(0, engine._subjects.messages("ada"))  # noqa: SLF001
+        states = {one.seq: mail_state(one.subject, one.data) for one in found}
+        assert sorted((state.kind, state.lasting) for state in states.values()) == [*[(GONE, False)] * 3, (ROLL, False)]
+        [roll] = [read_roll(state) for state in states.values() if state.kind == ROLL]
+        assert all(roll.is_over(state.prev) for state in states.values() if state.kind == GONE)
+        assert len(await engine.browse("heir")) == 2

@@ -102,13 +102,22 @@ class Closing:
         guards: tuple[Write, ...] = (),
     ) -> None:
         """Write one batch; with `last` the mailbox goes with it. Raises WrongSequence, also for what a guard finds."""
-        op = self._.new_op()
+        op, lasting = self._.new_op(), self._.store.exact
         writes: list[Write] = []
         learnt: list[tuple[str, str, MailState]] = []
         for item in items:
-            gone = MailState(GONE, op, item.seq, item.mail.origin, item.first, self._.mail.time.now(), box=box.created)
+            gone = MailState(
+                GONE,
+                op,
+                item.seq,
+                item.mail.origin,
+                item.first,
+                self._.mail.time.now(),
+                box=box.created,
+                lasting=lasting,
+            )
             learnt.append((box.name, item.message_id, gone))
-            writes.append(self._write(box.name, item.message_id, gone, KEEP_SETTLED))
+            writes.append(self._write(box.name, item.message_id, gone, 0 if lasting else KEEP_SETTLED))
         if heir is not None:
             learnt += await self._inherited(items, heir, note, op)
             writes += [self._write(name, message_id, state, 0) for name, message_id, state in learnt[len(items) :]]

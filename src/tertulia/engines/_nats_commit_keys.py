@@ -69,13 +69,12 @@ class KeyPlan:
         """Plan the puts and deletes, and that what they rely on is looked at."""
         keys, subjects, commit = self._.keys, self._.subjects, self._draft.commit
         for put in commit.puts:
-            seq, old = self._live(put.key)
-            self._write(put.key, keys.put_state(put, seq, old, self._draft.op))
+            self._write(put.key, keys.put_state(put, *self._keys[put.key], self._draft.op))
         for delete in commit.deletes:
             seq, old = self._live(delete.key)
             self.deleted.append(old is not None)
             if old is not None:
-                self._write(delete.key, keys.gone_state(seq, self._draft.op))
+                self._write(delete.key, keys.gone_state(seq, old, self._draft.op))
             else:
                 self._draft.checks[subjects.key(delete.key)] = seq
         written = {key for key, _, _ in self.put}

@@ -20,7 +20,7 @@ from tertulia.engines._nats_format import (
     encode,
     mail_state,
 )
-from tertulia.engines._nats_keeper import DEDUP_WINDOW
+from tertulia.engines._nats_keeper import DEDUP_WINDOW, time_to_live
 from tertulia.engines._nats_mailbox import Item
 from tertulia.engines._nats_stream import Write
 from tertulia.engines.base import REPLIES, Publish, Send, Sent, Settle
@@ -121,10 +121,11 @@ class MailPlan:
         mail = item.mail
         state = MailState(
             GONE, self.op, item.seq, mail.origin, item.first, self._.mail.time.now(), dedupe=mail.dedupe, box=box,
-            remembered=remembered, letters=letters, lasting=True,
+            remembered=remembered, letters=letters, lasting=self._.store.exact,
         )  # fmt: skip
         self.embedded += letters
-        self._write_mail(mailbox, item.message_id, state, item.seq)
+        ttl = 0 if state.lasting else time_to_live(state, state.at)
+        self._write_mail(mailbox, item.message_id, state, item.seq, ttl)
 
     def _letters_for(self, home: str, mailbox: str, subject: str) -> tuple[Letter, ...]:
         """Return the commit's letters to a listener that waits for an answer at a subject.
@@ -138,12 +139,12 @@ class MailPlan:
             return ()
         return tuple([Letter(one.mailbox, one.message_id, one.body, 0, False, subject, one.author) for one in sends])  # noqa: FBT003
 
-    def _write_mail(self, mailbox: str, message_id: str, state: MailState, expected: int) -> None:
+    def _write_mail(self, mailbox: str, message_id: str, state: MailState, expected: int, ttl: int = 0) -> None:
         subject = self._.subjects.message(mailbox, message_id)
         planned = self.planned.get(subject)
         if planned is not None:  # settled by this very commit, and stored anew: the latter says both
             self._draft.writes = [one for one in self._draft.writes if one is not planned[3]]
-        write = Write(subject, encode(state), self.op, expected)
+        write = Write(subject, encode(state), self.op, expected, ttl=ttl)
         self._draft.writes.append(write)
         self.planned[subject] = (mailbox, message_id, state, write)
 

@@ -34,7 +34,11 @@ class Head(Struct, array_like=True, gc=False):
 
 
 class KeyState(Struct, array_like=True, gc=False):
-    """A key: its record, or when it went. `created_revision` 0 means this very write."""
+    """A key: its record, or when it went. `created_revision` 0 means this very write.
+
+    `horizon` is the instant from which on all that this replaced would be over by its own time to live, if a server
+    brought it back; the server must not remove this before that.
+    """
 
     kind: int
     op: str
@@ -49,6 +53,7 @@ class KeyState(Struct, array_like=True, gc=False):
     expires: float | None = None
     tags: tuple[str, ...] = ()
     access_count: int = 0
+    horizon: float = 0.0
 
     def record(self, key: str, revision: int) -> Record:
         """Return the record that was written at a revision."""

@@ -108,13 +108,29 @@ class Keeper:
         now = self._mail.time.now()
         ripe = [(message_id, one) for message_id, one in book.lasting.items() if self._is_ripe(one[1], now)]
         if ripe:
-            await self._write_roll(view.mailbox, book)
-            covered = [one for one in ripe if one[1][0] <= book.roll.upto + 1]
-            for start in range(0, len(covered), AT_ONCE):
-                await self._retire(view.mailbox, covered[start : start + AT_ONCE], now)
-                for message_id, _ in covered[start : start + AT_ONCE]:
-                    del book.lasting[message_id]
+            await self._let_go(view.mailbox, book, ripe)
         view.lasting = bool(book.lasting)
+
+    async def finish(self, mailbox: str) -> None:
+        """Do the same for a mailbox that was closed, whatever the age of its markers: nobody may come after."""
+        if not self._store.exact:
+            return
+        book = _Book(self._store.wire.epoch)
+        try:
+            await self._read(mailbox, book)
+            if book.lasting:
+                await self._let_go(mailbox, book, list(book.lasting.items()))
+        except (TertuliaError, WrongSequence):
+            logger.warning("markers of settled messages stay in %r, which was closed", mailbox, exc_info=True)
+
+    async def _let_go(self, mailbox: str, book: _Book, markers: Sequence[tuple[str, tuple[int, MailState]]]) -> None:
+        await self._write_roll(mailbox, book)
+        now = self._mail.time.now()
+        covered = [one for one in markers if one[1][0] <= book.roll.upto + 1]
+        for start in range(0, len(covered), AT_ONCE):
+            await self._retire(mailbox, covered[start : start + AT_ONCE], now)
+            for message_id, _ in covered[start : start + AT_ONCE]:
+                del book.lasting[message_id]
 
     def _is_ripe(self, marker: MailState, now: float) -> bool:
         return marker.at + KEEP_SETTLED <= now

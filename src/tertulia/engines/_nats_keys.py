@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from math import ceil
+from math import ceil, inf
 
 from msgspec.structs import replace
 
@@ -23,7 +23,7 @@ from tertulia.errors import AccessDeniedError, EngineUnavailableError, OutcomeUn
 
 KNOWN = 10_000  # keys whose last state is remembered, about 500 bytes each: a team's working set
 READS = 10_000  # keys whose reads are counted until they are written again; the counts are estimates anyway
-KEEP_GONE = 3_600  # seconds that it is kept that a key went, for watchers that resume
+KEEP_GONE = 3_600  # seconds at least that it is kept that a key went, for watchers that resume
 SWEEP_AFTER = 60  # seconds past a key's end until the server removes it, if nobody has announced the end by then
 TRIES = 1_000  # times that a put is tried against others at the same key: a minute of them
 
@@ -123,32 +123,33 @@ class Keys:
 
     # --- writing ---
 
-    def put_state(self, put: Put, seq: int, old: KeyState | None, op: str) -> KeyState:
-        """Return the state that a put gives a key: over `old`, or anew; its subject is at `seq`."""
+    def put_state(self, put: Put, seq: int, before: KeyState | None, op: str) -> KeyState:
+        """Return the state that a put gives a key: over a record, or anew. Its subject holds `before` at `seq`."""
+        old = before if before is not None and before.kind == LIVE else None
         now = self._clock.time()
         ttl = kept_ttl(put.ttl, old)
         expires = None if ttl is None else now + ttl
         owner, tags = kept_owner(put.owner, old), kept_tags(put.tags, old)
         if old is None:
-            return KeyState(LIVE, op, seq, now, put.body, owner, 1, 0, now, ttl, expires, tags)
+            horizon = horizon_over(before)
+            return KeyState(LIVE, op, seq, now, put.body, owner, 1, 0, now, ttl, expires, tags, horizon=horizon)
         count = old.access_count + self._reads.get(put.key, 0)
         return KeyState(
             LIVE, op, seq, now, put.body, owner, old.version + 1, old.created_revision, old.created, ttl, expires,
-            tags, count,
+            tags, count, horizon_over(old),
         )  # fmt: skip
 
-    def gone_state(self, seq: int, op: str, kind: int = GONE) -> KeyState:
-        """Return the state of a key that goes."""
-        return KeyState(kind, op, seq, self._clock.time())
+    def gone_state(self, seq: int, before: KeyState | None, op: str, kind: int = GONE) -> KeyState:
+        """Return the state of a key that goes, whose subject holds `before`; None: that is not known."""
+        return KeyState(kind, op, seq, self._clock.time(), horizon=inf if before is None else horizon_over(before))
 
     def write_of(self, key: str, state: KeyState) -> Write:
         """Return the write that brings a key into a state."""
-        if state.kind != LIVE:
-            ttl = KEEP_GONE
-        elif state.ttl is None:
+        if state.horizon == inf or (state.kind == LIVE and state.ttl is None):
             ttl = 0
         else:
-            ttl = ceil(state.ttl) + SWEEP_AFTER
+            ttl = KEEP_GONE if state.kind != LIVE else ceil(state.ttl or 0.0) + SWEEP_AFTER
+            ttl = max(ttl, ceil(state.horizon - state.at) + SWEEP_AFTER)
         return Write(self._subjects.key(key), encode(state), state.op, state.prev, ttl=ttl)
 
     def wrote(self, key: str, seq: int, state: KeyState) -> None:
@@ -169,7 +170,7 @@ class Keys:
                 if old is not None and old.kind == LIVE and self.is_over(old):
                     await self.end(key, seq)
                     continue
-                state = self.put_state(put, seq, old if old is not None and old.kind == LIVE else None, self._new_op())
+                state = self.put_state(put, seq, old, self._new_op())
                 one = self.write_of(key, state)
                 try:
                     revision = await self._store.write(one)
@@ -204,7 +205,9 @@ class Keys:
 
     async def end(self, key: str, seq: int) -> None:
         """Write down that a key's time is over, unless others have or it was written anew; watchers see it."""
-        state = self.gone_state(seq, self._new_op(), EXPIRED)
+        known = self._known.get(key)
+        before = known[1] if known is not None and known[0] == seq else None
+        state = self.gone_state(seq, before, self._new_op(), EXPIRED)
         one = self.write_of(key, state)
         try:
             revision = await self._store.write(one)
@@ -231,3 +234,12 @@ class Keys:
             logger.debug("the end of %r is for those to write down who may", key)
         except TertuliaError:
             logger.warning("the end of %r could not be written down", key, exc_info=True)
+
+
+def horizon_over(before: KeyState | None) -> float:
+    """Return the horizon of what replaces a state; of what replaces nothing, 0."""
+    if before is None:
+        return 0.0
+    if before.kind != LIVE:
+        return before.horizon
+    return max(before.horizon, inf if before.expires is None else before.expires)

@@ -211,6 +211,7 @@ class NatsEngine(Engine):
         self._check_open()
         count = await self._closing.close(mailbox, heir, note)
         await self._live.stop_consuming(mailbox)
+        await self._keeper.finish(mailbox)
         self._background.start(self._closing.sweep(mailbox, heir, note), "tertulia nats closing")
         return count
 
