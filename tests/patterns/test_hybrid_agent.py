@@ -28,6 +28,7 @@ from tertulia import (
     Reject,
     RetryLater,
     Space,
+    connect,
 )
 from tertulia.errors import (
     CollaborationError,
@@ -36,6 +37,7 @@ from tertulia.errors import (
     InvalidInputError,
     InvalidNameError,
     MailboxFullError,
+    NotAMemberError,
     RemoteError,
     SpaceClosedError,
     UnknownAgentError,
@@ -45,9 +47,10 @@ from tertulia.errors import (
 )
 from tertulia.patterns._workspaces import list_workspaces
 from tertulia.patterns.collaboration import INVITATION
+from tertulia.testing.clock import ManualClock
 from tertulia.testing.conformance import SpaceHarness
 from tests.model.procedures import Interleaved
-from tests.patterns.handles import another_process
+from tests.patterns.handles import Crashable, another_process
 
 LEASE = 3.0  # seconds that presence lasts; short, since on some engines time really has to pass
 LIMIT = 5  # seconds of real time for what happens at once unless something is broken
@@ -750,19 +753,27 @@ async def test_when_the_process_that_asked_dies_the_workspace_is_abandoned_and_c
     harness: SpaceHarness, system: HybridCommunicationSystem, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "tertulia")
-    ann, bob = Held(), Held()
+    ann, bob, cid = Held(), Held(), Held()
     await start("ann", ann)
     await start("bob", bob)
+    await system.register_agent("cid")
     async with another_process(harness) as process:
-        asking = begin(HybridAgent("chief", HybridCommunicationSystem(process.space)), "ann", "bob", timeout=1000.0)
+        chief = HybridAgent("chief", HybridCommunicationSystem(process.space))
+        asking = begin(chief, "ann", "bob", "cid", timeout=1000.0)
         await harness.advance(1.0)
-        workspace = CollaborativeWorkspace(ann.tasks[0].workspace.workspace_id, system.space)
+        workspace = CollaborativeWorkspace(ann.tasks[0].workspace.workspace_id, system.space, presence_lease=LEASE)
         ballot = await workspace.open_ballot("ann", "Go on?", deadline=500.0)
         process.crash()
-        await harness.advance(LEASE + 1.0)
+        await harness.advance(LEASE + 0.5)
+        (seen,) = await list_workspaces(system.space)
+        assert (seen.state, seen.participants, seen.members) == ("abandoned", (), ("ann", "bob", "chief"))
+        await workspace.participants()
+        await harness.advance(LEASE / 2 + 0.1)
         ann.gate.set()
+        await start("cid", cid)
         await harness.advance(0)
         assert await workspace.get_shared_data("contribution:ann", getter="ann") is None
+        assert cid.tasks == []
         with pytest.raises(WorkspaceAbandonedError, match="'chief' is gone") as caught:
             await bob.tasks[0].workspace.set_shared_data("more", 1, setter="bob")
         assert (caught.value.owner, isinstance(caught.value, WorkspaceArchivedError)) == ("chief", True)
@@ -770,7 +781,6 @@ async def test_when_the_process_that_asked_dies_the_workspace_is_abandoned_and_c
         assert (await workspace.proposal(ballot.id)).state is BallotState.CLOSED
         assert await workspace.get_shared_data("task", getter="ann") == "report"
         process.recover()  # as a process that was stopped goes on
-        await harness.advance(LEASE)
         with pytest.raises(EngineUnavailableError):
             await soon(asking)
     await workspace.remove("bob")
@@ -778,57 +788,75 @@ async def test_when_the_process_that_asked_dies_the_workspace_is_abandoned_and_c
     assert (await system.space.engine.scan("_tertulia:workspace:"))[1] == []
 
 
-async def test_the_workspace_of_one_who_died_before_anybody_came_is_seen_as_abandoned_and_is_joined_by_nobody(
-    harness: SpaceHarness, system: HybridCommunicationSystem, start: Start, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.CRITICAL, "tertulia")
-    await system.register_agent("ann")
-    async with another_process(harness) as process:
-        asking = begin(HybridAgent("chief", HybridCommunicationSystem(process.space)), "ann", timeout=1000.0)
-        await harness.advance(1.0)
-        process.crash()
-        await harness.advance(LEASE + 1.0)
-        (seen,) = await list_workspaces(system.space)
-        assert (seen.state, seen.participants, seen.members) == ("abandoned", (), ("chief",))
-        ann = Held()
-        await start("ann", ann)
-        await harness.advance(0)
-        assert ann.tasks == []
-        asking.cancel()
-        await asyncio.wait([asking])
-        process.recover()
+class InProcess:
+    """A space in this process, time by hand, an agent that is invited, and one who asks through a handle of its own."""
+
+    def __init__(self, clock: ManualClock, place: Space, asking: Crashable) -> None:
+        self.clock = clock
+        self.held = Held()
+        self.asking = asking
+        self.system = HybridCommunicationSystem(place)
+        self.chief = HybridAgent("chief", HybridCommunicationSystem(asking.space))
+
+    async def begin(self) -> asyncio.Task[Collaboration]:
+        working = begin(self.chief, "ann", timeout=1000.0, takeover=2 * LEASE)
+        await self.clock.advance(1.0)
+        return working
+
+    async def contribute(self) -> None:
+        await self.held.tasks[0].workspace.set_shared_data("more", 1, setter="ann")
 
 
-async def test_whose_handle_closes_in_the_middle_leaves_an_abandoned_workspace_at_once(
-    harness: SpaceHarness, start: Start
-) -> None:
-    held = Held()
-    await start("ann", held)
-    space = await harness.open_again()
-    asking = begin(HybridAgent("chief", HybridCommunicationSystem(space)), "ann", timeout=1000.0)
-    await harness.advance(1.0)
-    await space.aclose()
+@pytest.fixture
+async def in_process() -> AsyncIterator[InProcess]:
+    clock = ManualClock()
+    async with connect("memory:abandoned", clock=clock) as place, connect("memory:abandoned", clock=clock) as inner:
+        team = InProcess(clock, place, Crashable(inner))
+        ann = HybridAgent("ann", team.system)
+        ann.on_task(team.held)
+        await ann.start()
+        yield team
+        await ann.stop(grace=0)
+
+
+async def test_a_handle_that_is_closed_in_the_middle_leaves_an_abandoned_workspace(in_process: InProcess) -> None:
+    asking = await in_process.begin()
+    await in_process.asking.space.aclose()
     await asyncio.wait([asking])
     assert isinstance(asking.exception(), SpaceClosedError)
+    await in_process.clock.advance(LEASE)
     with pytest.raises(WorkspaceAbandonedError):
-        await held.tasks[0].workspace.set_shared_data("more", 1, setter="ann")
+        await in_process.contribute()
 
 
 async def test_a_collaboration_that_failed_with_its_engine_keeps_no_workspace_open(
-    harness: SpaceHarness, start: Start, caplog: pytest.LogCaptureFixture
+    in_process: InProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "tertulia")
-    held = Held()
-    await start("ann", held)
-    async with another_process(harness) as process:
-        asking = begin(HybridAgent("chief", HybridCommunicationSystem(process.space)), "ann", timeout=1000.0)
-        await harness.advance(LEASE / 2)
-        process.crash()
-        await harness.advance(LEASE / 2)
-        with pytest.raises(EngineUnavailableError):
-            await soon(asking)
-        process.recover()  # well before any lease is over, and the process lives on
-        for _ in range(3):
-            await harness.advance(LEASE / 2)
-        with pytest.raises(WorkspaceAbandonedError):
-            await held.tasks[0].workspace.set_shared_data("more", 1, setter="ann")
+    asking = await in_process.begin()
+    in_process.asking.crash()
+    await in_process.clock.advance(LEASE / 2)
+    with pytest.raises(EngineUnavailableError):
+        await soon(asking)
+    in_process.asking.recover()  # well before any lease is over, and the process lives on
+    for _ in range(5):
+        await in_process.clock.advance(LEASE / 2)
+    with pytest.raises(WorkspaceAbandonedError):
+        await in_process.contribute()
+    await in_process.asking.space.aclose()
+
+
+async def test_a_machine_that_slept_goes_on_with_its_collaborations(
+    in_process: InProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "tertulia")
+    asking = await in_process.begin()
+    for _ in range(2):
+        in_process.clock.jump(100.0)  # while it sleeps no monotonic time passes, and every lease runs out
+        with pytest.raises(NotAMemberError):
+            await in_process.contribute()
+        await in_process.clock.advance(LEASE)  # by then all have entered again
+        await in_process.contribute()
+    in_process.held.gate.set()
+    await in_process.clock.advance(0)
+    assert (await soon(asking)).results == {"ann": "held"}

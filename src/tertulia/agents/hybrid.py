@@ -189,10 +189,10 @@ class HybridAgent(MemoryAwareAgent, MessagePassingAgent):
         one twice, or this agent itself; EncodeError, ValueTooLargeError; MailboxFullError when an invitation cannot be
         delivered.
 
-        Cancellation: the workspace is removed, and what is still contributed is refused. If this process dies, or is
-        stopped for longer than that, the workspace is abandoned after `presence_lease` seconds: whoever looks finds
-        that nobody waits any more, what is still contributed is refused with WorkspaceAbandonedError, and those who
-        were members can read and remove it. One that was to be left open stays open all the same.
+        Cancellation: the workspace is removed, and what is still contributed is refused. If this process dies, or
+        is stopped for long, the workspace is abandoned when `presence_lease` has passed and half of it more: what is
+        still contributed is refused with WorkspaceAbandonedError, and those who were members can read and remove it.
+        One that was to be left open stays open all the same.
         """
         terms = Terms(timeout=timeout, takeover=takeover, presence_lease=presence_lease, afterwards=afterwards)
         return await Collaborating(self.system.space, self.agent_id, collaborators, terms).run(task, shared_context)

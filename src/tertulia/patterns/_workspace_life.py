@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from tertulia._clock import Clock
 from tertulia._names import RESERVED_KEYS
 from tertulia.engines.base import Check, CheckFailed, Commit, Delete, Engine, Put, Record
 from tertulia.errors import (
@@ -16,18 +17,21 @@ from tertulia.patterns._races import MAX_RACES, lost
 
 _OPEN = b"open"
 _OWNED = b"owned"  # open for as long as its owner is there: whose record this is
+_ORPHANED = b"orphaned"  # the same, when its owner was found missing: a process that was stopped may come back
 _ARCHIVED = b"archived"
 _ABANDONED = b"abandoned"  # archived, because its owner was there no longer
 _REMOVING = b"removing"
 
 _CLOSED = (_ARCHIVED, _ABANDONED)
-STATES = {_OPEN: "open", _OWNED: "open", _ARCHIVED: "archived", _ABANDONED: "abandoned"}
+_HAS_OWNER = (_OWNED, _ORPHANED)
+GRACE = 1 / 2  # of the owner's lease: one that was only stopped renews it within a third, as soon as it goes on
+STATES = {_OPEN: "open", _OWNED: "open", _ORPHANED: "open", _ARCHIVED: "archived", _ABANDONED: "abandoned"}
 """What the state's key holds of a workspace that there is, and what it means."""
 
 
 def state_of(record: Record, parts: Collection[str]) -> str | None:
     """Return what a state's record means beside these parts of its workspace, None for one that is being removed."""
-    if record.body == _OWNED and f"owner:{record.owner}" not in parts:
+    if record.body in _HAS_OWNER and f"owner:{record.owner}" not in parts:
         return STATES[_ABANDONED]
     return STATES.get(record.body)
 
@@ -44,10 +48,13 @@ class WorkspaceLife:
     whoever comes next completes it.
 
     One that is owned is open while its owner's lease, under `owner:`, is there. Whoever finds that it is not writes
-    down that it was abandoned; so it is from then on, whether the owner comes back or not.
+    that down; whoever finds the same after half a lease more writes down that it was abandoned, and so it is from then
+    on, whether the owner comes back or not.
     """
 
-    def __init__(self, workspace_id: str, engine: Engine) -> None:
+    def __init__(self, workspace_id: str, engine: Engine, clock: Clock, *, lease: float) -> None:
+        self._clock = clock
+        self._grace = lease * GRACE
         self.workspace_id = workspace_id
         self.prefix = f"{RESERVED_KEYS}workspace:{workspace_id}:"
         self._engine = engine
@@ -143,18 +150,24 @@ class WorkspaceLife:
         """Return the state, and the lease of the owner of one that is owned and open."""
         for _ in range(MAX_RACES):
             record = await self._record()
-            if record.body != _OWNED:
+            if record.body not in _HAS_OWNER:
                 return record, None
             key = self.owner + record.owner
             lease = await self._engine.get(key)
-            if lease is not None:
+            then = self._next_state(record, lease)
+            if then is None:
                 return record, lease
-            gone = (self._unchanged(record), Check(key, absent=True))
-            try:
-                await self._engine.commit(Commit(checks=gone, puts=(Put(self._key, _ABANDONED, record.owner),)))
-            except CheckFailed:
-                continue
+            still = Check(key, absent=True) if lease is None else Check(key, created_revision=lease.created_revision)
+            await self._try(self._unchanged(record), Put(self._key, then, record.owner), checks=(still,))
         raise lost(f"workspace {self.workspace_id!r}")
+
+    def _next_state(self, record: Record, lease: Record | None) -> bytes | None:
+        """Return what has become of one that has an owner, whose lease this is; None if nothing has."""
+        if lease is not None:
+            return _OWNED if record.body == _ORPHANED else None
+        if record.body == _OWNED:
+            return _ORPHANED
+        return _ABANDONED if self._clock.time() >= record.updated + self._grace else None
 
     async def _record(self) -> Record:
         record = await self._engine.get(self._key)
@@ -165,9 +178,9 @@ class WorkspaceLife:
     def _unchanged(self, record: Record) -> Check:
         return Check(self._key, revision=record.revision)
 
-    async def _try(self, check: Check, *puts: Put) -> bool:
+    async def _try(self, check: Check, *puts: Put, checks: tuple[Check, ...] = ()) -> bool:
         try:
-            await self._engine.commit(Commit(checks=(check,), puts=puts))
+            await self._engine.commit(Commit(checks=(check, *checks), puts=puts))
         except CheckFailed:
             return False
         return True

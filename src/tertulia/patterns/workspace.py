@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Unpack
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tertulia._arguments import check_count
+from tertulia._arguments import check_count, check_seconds
 from tertulia._commits import GuardedEngine, GuardFailed
 from tertulia._names import check_key, check_name, topic_of
 from tertulia.ballots import (
@@ -66,7 +66,8 @@ class CollaborativeWorkspace:
     process and its handle of the space live, and for at most `presence_lease` seconds longer.
 
     With an `owner`, a workspace that this object makes is open no longer than its owner's process and handle of the
-    space live, in the same sense: whoever looks after that finds it abandoned, which is archived by nobody.
+    space live, and for one and a half `presence_lease` longer: whoever looks after that finds it abandoned, which is
+    archived by nobody. The first to find the owner missing is patient for half a lease.
 
     Raises, everywhere: InvalidNameError, InvalidKeyError for bad names; UnknownWorkspaceError when nobody has made
     the workspace, or it was removed; WorkspaceArchivedError for changes after `archive`, and WorkspaceAbandonedError,
@@ -82,7 +83,8 @@ class CollaborativeWorkspace:
         self.workspace_id = check_name(workspace_id)
         self.space = space
         self.topic = topic_of("workspace", workspace_id)
-        self._life = WorkspaceLife(workspace_id, space.engine)
+        lease = check_seconds("presence_lease", presence_lease)
+        self._life = WorkspaceLife(workspace_id, space.engine, space.clock, lease=lease)
         self._data = f"{self._life.prefix}data:"
         self._presence = Presence(
             space, f"{self._life.prefix}present:", lease=presence_lease, guard=self._may_act, on_tick=self._close_due
