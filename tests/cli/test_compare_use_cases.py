@@ -105,6 +105,23 @@ def test_where_agents_are_processes_somebody_is_killed_half_way(home: Path):
     assert "file, processes: state sharing, messages, one is killed half-way" in done.stderr
 
 
+def test_what_there_is_no_time_for_is_left_out_and_that_is_said_and_written(home: Path):
+    """An answer takes 5 ms to compute, so a team of 64 takes more than a second on any machine."""
+    cases = ("--use-case", "caching", "--team", "2", "--team", "64")
+    done = compare(*SMALL, *cases, "--budget", "1", "--quiet", "--json", "all.json", "--html", "all.html")
+
+    found = figures(home / "all.json")
+    assert {cell.agents for cell in found.cells} == {2}
+    (left_out,) = found.left_out
+    assert left_out.point is not None
+    assert (left_out.point.use_case, left_out.point.agents) == (UseCase.CACHING, 64)
+    assert (found.complete, found.budget) == (True, 1.0)
+    assert found.seconds > 0
+    assert "left out, to end within 1 s (--budget): 1 thing\n" in done.stderr
+    assert "  memory, tasks, 64 agents, 100 B: caching\n" in done.stderr
+    assert "1 thing was left out" in (home / "all.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_was_measured_before_it_was_stopped_is_shown(home: Path, number: signal.Signals, code: int):
     teams = [part for agents in range(2, 40) for part in ("--team", str(agents))]

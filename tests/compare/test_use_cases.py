@@ -11,12 +11,15 @@ import pytest
 import pytest_asyncio
 
 from tertulia import connect
+from tertulia.compare.budget import Budget
 from tertulia.compare.sizes import FULL, points_of
 from tertulia.compare.stages import AgentsAs, Stage
 from tertulia.compare.use_cases import caching, conducting
 from tertulia.compare.use_cases.conducting import PartFailedError, Played, play_as_processes, play_as_tasks
 from tertulia.compare.use_cases.dying import Death, deaths, deaths_of
-from tertulia.compare.use_cases.measuring import TASKS, Plan, Point, Progress, measure
+from tertulia.compare.use_cases.measuring import TASKS, Plan, Progress, measure
+from tertulia.compare.use_cases.planning import Planner
+from tertulia.compare.use_cases.points import Point
 from tertulia.compare.use_cases.stage import LEASE, Setting, text_of
 from tertulia.compare.use_cases.teams import TEAMS
 from tertulia.compare.workers import Workers
@@ -167,7 +170,7 @@ async def test_a_plan_is_measured_point_by_point_and_told_as_it_goes():
     told = Told()
     plan = Plan(points=points, spaces={"memory": memory_space}, seconds=0.02, repeat=2)
     async with Workers(unexpected) as workers:
-        cells = [cell async for cell in measure(plan, workers, told)]
+        cells = [cell async for cell in measure(plan, workers, told, planner=Planner(points, Budget()))]
     assert told.cells == cells
     assert told.points == list(points)
     assert {(cell.use_case, cell.paradigm) for cell in cells} == {
@@ -182,12 +185,13 @@ async def test_a_plan_is_measured_point_by_point_and_told_as_it_goes():
         assert cell.faults is None
 
 
-@pytest.mark.parametrize(("budget", "runs"), [(0.0, 1), (1_000.0, 3)])
+@pytest.mark.parametrize(("budget", "runs"), [(0.0, 3), (1_000.0, 5)])
 async def test_where_time_runs_short_a_point_has_fewer_runs_and_says_how_many(budget: float, runs: int):
     point = Point(use_case=UseCase.STATE_SHARING, engine="memory", agents_as=TASKS, agents=2, payload=100)
-    plan = Plan(points=(point,), spaces={"memory": memory_space}, seconds=0.01, repeat=3, budget=budget)
+    plan = Plan(points=(point,), spaces={"memory": memory_space}, seconds=0.01, repeat=5)
+    planner = Planner((point,), Budget(budget))
     async with Workers(unexpected) as workers:
-        cells = [cell async for cell in measure(plan, workers, Told())]
+        cells = [cell async for cell in measure(plan, workers, Told(), planner=planner)]
 
     assert [cell.runs for cell in cells] == [runs] * 3
     for cell in cells:
@@ -219,8 +223,18 @@ async def test_of_every_way_is_told_what_a_death_costs(tmp_path: Path, workers: 
     found = {death: faults async for death, faults in deaths(wanted, {"file": file_space}, workers, begun=begun.append)}
 
     assert set(found) == set(wanted) == set(begun)
-    assert all(faults.units > 0 and faults.stuck == 0 for faults in found.values())
-    assert [death.paradigm for death, faults in found.items() if faults.lost] == [Paradigm.MESSAGES]
+    assert all(faults is not None and faults.units > 0 and faults.stuck == 0 for faults in found.values())
+    assert [death.paradigm for death, faults in found.items() if faults and faults.lost] == [Paradigm.MESSAGES]
+
+
+async def test_nobody_is_killed_any_more_when_the_time_is_over():
+    wanted = deaths_of([UseCase.STATE_SHARING], ["memory"])
+    begun: list[Death] = []
+    async with Workers(unexpected) as workers:
+        found = deaths(wanted, {"memory": memory_space}, workers, begun=begun.append, in_time=lambda: False)
+        assert {death async for death, faults in found if faults is None} == set(wanted)
+
+    assert begun == []
 
 
 @pytest.mark.asyncio(loop_scope="module")

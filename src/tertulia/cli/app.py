@@ -124,6 +124,16 @@ def compare(
     full: Annotated[
         bool, typer.Option("--full", help="Teams of 2, 8, 32 and 64, and 100 B, 10 kB and 256 kB: ten minutes.")
     ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            max=86_400,
+            metavar="SECONDS",
+            help="End by then, and say what was left out. Default: 50, 540 with --full.",
+            show_default=False,
+        ),
+    ] = None,
     team: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Agents in a team of a use case; may be given again.")
     ] = None,
@@ -167,6 +177,7 @@ def compare(
             payloads=tuple(payload or ()),
             quick=quick,
             full=full,
+            budget=budget,
             faults=faults,
             trace=trace,
             json=json,

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from tertulia import TertuliaError
 from tertulia.cli.compare_files import UsageError, check_files, keep_profile, publish
 from tertulia.cli.compare_progress import Shown
+from tertulia.compare.budget import Budget, LeftOut
 from tertulia.compare.comparing import Findings, Wanted, compare_all
 from tertulia.compare.places import ENGINES, LOCAL_ENGINES
 from tertulia.compare.replay import NotDeliveredOnceError
@@ -26,6 +28,7 @@ from tertulia.compare.runner import FolderChangedError, ReportsDifferError, Sett
 from tertulia.compare.sizes import FULL, QUICK, Size
 from tertulia.compare.stages import AgentsAs, StageError, stages_of
 from tertulia.compare.traces import Conversation, TraceError, check_team, read_conversations
+from tertulia.compare.units import bytes_text
 from tertulia.compare.use_cases.conducting import PartFailedError
 from tertulia.compare.workers import AgentDiedError, AgentFailedError
 from tertulia.selection.profile import ProfileError
@@ -61,6 +64,7 @@ class Options(Struct, frozen=True, kw_only=True):
     payloads: tuple[int, ...] = ()
     quick: bool = False
     full: bool = False
+    budget: float | None = None
     faults: bool = True
     trace: Path | None = None
     json: str | None = None
@@ -72,7 +76,7 @@ class Options(Struct, frozen=True, kw_only=True):
 def run(options: Options) -> int:
     """Compare, write and print; return the exit code."""
     logging.getLogger("tertulia").addHandler(logging.NullHandler())  # what agents log on a failure is reported below
-    findings = Findings()
+    findings = Findings(Budget(_budget(options)))
     try:
         work = _work(options)
         check_files(options.folder if work.report else None, options, profile=bool(work.use_cases))
@@ -186,10 +190,32 @@ def _finished(options: Options, findings: Findings) -> int:
     except (OSError, ProfileError) as error:
         return _complain(FAILED, f"not everything was written: {error}")
     page = "" if options.html is None else f"the page with tables and plots, for a browser: {options.html}"
+    _talk(findings.left_out, findings.budget)
     for line in filter(None, (page, said)):
         if not options.quiet:
             print(line, file=sys.stderr)  # noqa: T201 - what a command does
     return DONE
+
+
+def _talk(left_out: Sequence[LeftOut], budget: Budget) -> None:
+    """Say what is missing, however quiet it was to be: who reads the figures should know."""
+    if left_out:
+        many = f"{len(left_out)} thing{'s' * (len(left_out) > 1)}"
+        print(f"left out, to end within {budget.seconds:g} s (--budget): {many}", file=sys.stderr)  # noqa: T201 - see above
+    for line in _grouped(left_out):
+        print(f"  {line}", file=sys.stderr)  # noqa: T201 - see above
+
+
+def _grouped(left_out: Sequence[LeftOut]) -> list[str]:
+    """Return a line for each place where use cases were left out, and for whatever else was; JSON has each alone."""
+    lines: dict[str, list[str]] = {}
+    for one in left_out:
+        if one.point is None:
+            lines[f"{one.what}: {one.why}"] = []
+            continue
+        where = f"{one.point.engine}, {one.point.agents_as}, {one.point.agents} agents, {bytes_text(one.point.payload)}"
+        lines.setdefault(where, []).append(one.point.use_case.value.replace("_", " "))
+    return [f"{where}: {', '.join(names)}" if names else where for where, names in lines.items()]
 
 
 def _write_all(output: Path, reports: dict[str, str]) -> str:
@@ -238,6 +264,16 @@ def _named(names: Sequence[str]) -> list[str]:
         if name not in known:
             raise UsageError(f"--use-case {given}: there is none of this name; there are {', '.join(known)}")
     return wanted
+
+
+def _budget(options: Options) -> float:
+    """Return the seconds it may take: as asked for, else as it is said of the size; whoever names points gets them."""
+    if options.budget is not None:
+        return options.budget
+    named = options.teams or options.payloads
+    if named and not (options.quick or options.full):
+        return inf
+    return (FULL if options.full else QUICK).budget
 
 
 def _size(options: Options) -> Size:

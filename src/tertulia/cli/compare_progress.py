@@ -16,7 +16,7 @@ from tertulia.compare.table import TITLES
 from tertulia.compare.traces import Conversation
 from tertulia.compare.units import bytes_text, seconds_text
 from tertulia.compare.use_cases.dying import Death
-from tertulia.compare.use_cases.measuring import Point
+from tertulia.compare.use_cases.points import Point
 from tertulia.selection.profile import Cell
 from tertulia.selection.requirement import Paradigm
 

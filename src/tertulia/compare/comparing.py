@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
+from math import isinf
 from statistics import median
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tertulia.compare import runner
+from tertulia.compare.budget import Budget, LeftOut
 from tertulia.compare.comparison import Comparison, stages_in, tables_of
 from tertulia.compare.environment import describe_environment
 from tertulia.compare.places import ENGINES, FreshSpace
@@ -25,7 +27,9 @@ from tertulia.compare.sizes import QUICK, Size, points_of
 from tertulia.compare.stages import AgentsAs, Stage
 from tertulia.compare.traces import Conversation
 from tertulia.compare.use_cases.dying import Death, deaths, deaths_of
-from tertulia.compare.use_cases.measuring import Plan, Point, measure
+from tertulia.compare.use_cases.measuring import Plan, measure
+from tertulia.compare.use_cases.planning import Planner
+from tertulia.compare.use_cases.points import Point
 from tertulia.compare.workers import Workers
 from tertulia.selection.profile import Cell, Faults
 from tertulia.selection.requirement import Paradigm, UseCase
@@ -70,9 +74,11 @@ class Progress(runner.Progress, Protocol):
 
 
 class Findings:
-    """What was found so far."""
+    """What was found so far, within which time."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.budget = budget or Budget()
+        self.left_out: list[LeftOut] = []
         self.environment = describe_environment()  # before this work is a load itself
         self.report: Callable[[], Outcome] | None = None
         self.cells: list[Cell] = []
@@ -103,6 +109,9 @@ class Findings:
             cells=cells,
             tables=tables_of(cells),
             replays=tuple(self.replays),
+            seconds=round(self.budget.spent(), 1),
+            budget=None if isinf(self.budget.seconds) else self.budget.seconds,
+            left_out=tuple(self.left_out),
         )
 
     def _faults_of(self, cell: Cell) -> Faults | None:
@@ -119,7 +128,11 @@ async def compare_all(wanted: Wanted, progress: Progress, findings: Findings) ->
     of it stays on the disk or on a server, and no process is left.
     """
     if wanted.report is not None:
-        findings.report = await runner.compare(wanted.report, progress, lambda so_far: _keep(findings, so_far))
+        report = await runner.compare(
+            wanted.report, progress, lambda so_far: _keep(findings, so_far), budget=findings.budget
+        )
+        findings.report = report
+        findings.left_out += _rounds_left_out(wanted.report.repeat, report().result.repeat)
     if not wanted.use_cases and not wanted.conversations:
         return
     async with _places(wanted) as spaces, Workers(progress.said) as workers:
@@ -131,6 +144,11 @@ async def compare_all(wanted: Wanted, progress: Progress, findings: Findings) ->
 
 def _keep(findings: Findings, report: Callable[[], Outcome]) -> None:
     findings.report = report
+
+
+def _rounds_left_out(asked: int, done: int) -> list[LeftOut]:
+    why = "the use cases need the rest of the time"
+    return [LeftOut(what=f"report: {asked - done} of {asked} rounds", why=why)] if done < asked else []
 
 
 @asynccontextmanager
@@ -149,18 +167,40 @@ async def _places(wanted: Wanted) -> AsyncGenerator[Mapping[str, FreshSpace]]:
 async def _measure(
     wanted: Wanted, spaces: Mapping[str, FreshSpace], workers: Workers, progress: Progress, findings: Findings
 ) -> None:
+    """Measure what is needed to say anything, then what a death costs, and with what is left of the time the rest."""
     size = wanted.size
     points = points_of(wanted.stages, wanted.use_cases, size)
-    plan = Plan(points=points, spaces=spaces, seconds=size.seconds, repeat=size.repeat, budget=size.budget)
+    planner = Planner(points, findings.budget)
+    needed = tuple(point for point in points if planner.is_needed(point))
     progress.points(len(points))
-    async with aclosing(measure(plan, workers, progress)) as cells:
-        async for cell in cells:
-            findings.cells.append(cell)
+
+    async def measured(some: tuple[Point, ...]) -> None:
+        plan = Plan(points=some, spaces=spaces, seconds=size.seconds, repeat=size.repeat)
+        found = measure(plan, workers, progress, planner=planner, left_out=findings.left_out.append)
+        async with aclosing(found) as cells:
+            async for cell in cells:
+                findings.cells.append(cell)
+
+    await measured(needed)
+    if wanted.faults:
+        await _kill(wanted, spaces, workers, progress, findings)
+    await measured(points[len(needed) :])
+
+
+async def _kill(
+    wanted: Wanted, spaces: Mapping[str, FreshSpace], workers: Workers, progress: Progress, findings: Findings
+) -> None:
     shared = [stage.engine for stage in wanted.stages if stage.agents is AgentsAs.processes]
-    killed = deaths_of(wanted.use_cases, shared) if wanted.faults else ()
-    async with aclosing(deaths(killed, spaces, workers, begun=progress.death)) as judged:
+    killed = deaths_of(wanted.use_cases, shared)
+    found = deaths(killed, spaces, workers, begun=progress.death, in_time=lambda: findings.budget.left() > 0)
+    async with aclosing(found) as judged:
         async for death, faults in judged:
-            findings.faults[death] = faults
+            if faults is not None:
+                findings.faults[death] = faults
+                continue
+            way = f"{death.use_case.value.replace('_', ' ')} by {death.paradigm.value}"
+            what = f"{death.engine}, processes: {way}, with one who is killed"
+            findings.left_out.append(LeftOut(what=what, why="the time was over"))
 
 
 # --- Recorded conversations ----------------------------------------------------------------------

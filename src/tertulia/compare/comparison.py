@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from tertulia.compare.aspects import Aspect, aspects
+from tertulia.compare.budget import LeftOut
 from tertulia.compare.replay import Replayed
 from tertulia.compare.results import Environment, ReportResult
 from tertulia.selection.profile import Cell
@@ -32,7 +33,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
     """What was measured; `complete` unless it was stopped before all was.
 
     `report` is None and the others are empty where they were not asked for. `cells` are as in a profile: one for each
-    use case, paradigm, engine, manner and number of agents, and payload.
+    use case, paradigm, engine, manner and number of agents, and payload. `seconds`: how long it took; `budget`: how
+    long it might take, None for as long as it takes; `left_out`: what was not measured for that reason.
     """
 
     schema: str = SCHEMA
@@ -43,6 +45,9 @@ class Comparison(Struct, frozen=True, kw_only=True):
     cells: tuple[Cell, ...]
     tables: tuple[CourseTable, ...]
     replays: tuple[Replayed, ...]
+    seconds: float = 0.0
+    budget: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def stages_in(cells: Sequence[Cell]) -> list[tuple[str, str, list[Cell]]]:

@@ -8,6 +8,7 @@ from html import escape
 from msgspec import Struct
 
 from tertulia.compare.aspects import CLEARLY, NAMES, NONE, USE_CASE_NAMES, aspects, winners
+from tertulia.compare.budget import LeftOut
 from tertulia.compare.comparison import Comparison, stages_in
 from tertulia.compare.plots import Bar, bars, lines
 from tertulia.compare.replay import Replayed
@@ -36,6 +37,7 @@ class Page(Struct, frozen=True, kw_only=True):
     made_at: str
     environment: Environment
     complete: bool = True
+    left_out: tuple[LeftOut, ...] = ()
     cells: tuple[Cell, ...] = ()
     jobs: tuple[Job, ...] = ()
     replays: tuple[Replayed, ...] = ()
@@ -60,6 +62,7 @@ def page_of(comparison: Comparison) -> Page:
         made_at=comparison.made_at,
         environment=comparison.environment,
         complete=comparison.complete,
+        left_out=comparison.left_out,
         cells=comparison.cells,
         jobs=jobs,
         replays=comparison.replays,
@@ -116,9 +119,20 @@ def _head(page: Page) -> str:
 def _foot(page: Page) -> str:
     machine = page.environment
     load = "" if machine.load is None else f", load {machine.load:g}"
-    return (
+    return _left_out(page.left_out) + (
         f'<p class="soft">tertulia {escape(machine.tertulia)}, {escape(machine.python)}, {escape(machine.system)}, '
         f"{escape(machine.processor)}, {machine.cores} cores{load}. Both scales of the plots are logarithmic.</p>"
+    )
+
+
+def _left_out(left_out: Sequence[LeftOut]) -> str:
+    if not left_out:
+        return ""
+    many = "1 thing was" if len(left_out) == 1 else f"{len(left_out)} things were"
+    rows = "".join(f"<li>{escape(one.what)}: {escape(one.why)}</li>" for one in left_out)
+    return (
+        f'<details class="soft"><summary>{many} left out, so that all took no longer than it might</summary>'
+        f"<ul>{rows}</ul></details>"
     )
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from tertulia.compare.budget import Budget
 from tertulia.compare.conclusion import conclude, conclude_across
 from tertulia.compare.report_team.facts import FileListing
 from tertulia.compare.report_team.job import Job
@@ -37,6 +38,7 @@ __all__ = [
     "count_runs",
 ]
 
+REPORT_SHARE = 1 / 3  # of the time that all may take; use cases have the rest
 ALONE = 3  # runs of communication alone for each run of the whole job: they are short, and so easily disturbed
 
 
@@ -106,11 +108,16 @@ def count_runs(settings: Settings) -> int:
 
 
 async def compare(
-    settings: Settings, progress: Progress, keep: Callable[[Callable[[], Outcome]], object] = lambda _: None
+    settings: Settings,
+    progress: Progress,
+    keep: Callable[[Callable[[], Outcome]], object] = lambda _: None,
+    *,
+    budget: Budget | None = None,
 ) -> Callable[[], Outcome]:
     """Compare the paradigms on the stages, and tell the progress; return what puts the outcome together.
 
-    After each round `keep` gets what puts together the outcome of the rounds so far. Raises InputFolderError,
+    After each round `keep` gets what puts together the outcome of the rounds so far. There are fewer than asked for,
+    but one at least, where another one would take more than a third of the `budget`. Raises InputFolderError,
     FolderChangedError, ReportsDifferError; what an agent raises, or of one in a process of its own AgentFailedError and
     AgentDiedError; TimeoutError for a team that is not done in time. Nothing of it stays on the disk, and no process is
     left, however it ends.
@@ -128,13 +135,18 @@ async def compare(
         ]
         bench = _Bench(settings, stages, progress)
         report = await bench.warm_up()
+        time, rounds = budget or Budget(), 0
         for number in range(1, settings.repeat + 1):
+            began = time.spent()
             reports = await bench.round(number)
             if set(reports.values()) != {report}:
                 changed = await asyncio.to_thread(_state_of, settings.folder) != before
                 raise FolderChangedError(settings.folder) if changed else ReportsDifferError(reports)
             keep(partial(_outcome, settings, before.listing, report, stages, number))
-    return partial(_outcome, settings, before.listing, report, stages, settings.repeat)
+            rounds = number
+            if time.spent() + (time.spent() - began) > time.seconds * REPORT_SHARE:
+                break
+    return partial(_outcome, settings, before.listing, report, stages, rounds)
 
 
 class _Bench:

@@ -50,12 +50,18 @@ async def deaths(
     workers: Workers,
     *,
     begun: Callable[[Death], object] = lambda _: None,
-) -> AsyncGenerator[tuple[Death, Faults]]:
-    """Yield what came of the work in each of these ways, as it becomes known. Raises what conducting raises."""
+    in_time: Callable[[], bool] = lambda: True,
+) -> AsyncGenerator[tuple[Death, Faults | None]]:
+    """Yield what came of the work in each of these ways, as it becomes known. Raises what conducting raises.
+
+    It is None for those that were not begun, since when it was their turn it was not `in_time` any more.
+    """
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def judged(death: Death) -> tuple[Death, Faults]:
+    async def judged(death: Death) -> tuple[Death, Faults | None]:
         async with room, spaces[death.engine]() as url:
+            if not in_time():
+                return death, None
             begun(death)
             return death, await _with_a_death(death, url, workers)
 
@@ -64,7 +70,9 @@ async def deaths(
             yield one
 
 
-async def _as_done(running: Sequence[asyncio.Task[tuple[Death, Faults]]]) -> AsyncGenerator[tuple[Death, Faults]]:
+async def _as_done(
+    running: Sequence[asyncio.Task[tuple[Death, Faults | None]]],
+) -> AsyncGenerator[tuple[Death, Faults | None]]:
     """Yield results in the order in which they come; none goes on when this ends."""
     pending = set(running)
     try:

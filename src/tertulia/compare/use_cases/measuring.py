@@ -8,57 +8,54 @@ are medians over the runs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from math import inf
+from math import isinf
 from statistics import median
-from time import monotonic
 from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tertulia.compare.budget import LeftOut
 from tertulia.compare.places import FreshSpace
 from tertulia.compare.recordings import percentile
 from tertulia.compare.results import Spread
+from tertulia.compare.units import bytes_text
 from tertulia.compare.use_cases.conducting import Played, play_as_processes, play_as_tasks
+from tertulia.compare.use_cases.planning import FEWEST_RUNS, Planner
+from tertulia.compare.use_cases.points import Point
 from tertulia.compare.use_cases.stage import PACE, Setting
 from tertulia.compare.use_cases.teams import TEAMS
 from tertulia.compare.workers import Workers
 from tertulia.selection.profile import Cell
 from tertulia.selection.requirement import Paradigm, UseCase
 
-__all__ = ["TASKS", "Plan", "Point", "Progress", "measure"]
+__all__ = ["TASKS", "Plan", "Progress", "measure"]
 
 TASKS = "tasks"  # what agents can be; else they are processes
 MOST_WARM_UP = 8  # rounds
 FEWEST, MOST = 8, 2_000  # rounds an agent
 CACHED = 40  # rounds an agent that asks for what may be cached: twice as many as there are answers
-OVER_AVERAGE = 3.0  # a large team may take so many times as long as the average of what is left
 MOST_UNITS = 20_000  # of a run, however short they are: beyond, percentiles gain nothing
 PACED = (UseCase.EVENT_STREAMING, UseCase.BROADCAST)  # where units are handed over, not waited for
-
-
-class Point(Struct, frozen=True, kw_only=True):
-    """Where to measure: all ways of a use case, on one engine, at one team size and payload."""
-
-    use_case: UseCase
-    engine: str
-    agents_as: str
-    agents: int
-    payload: int
 
 
 class Plan(Struct, frozen=True, kw_only=True):
     """What to measure, and how long: `seconds` a run, `repeat` runs each way. `spaces` are by the engine's name.
 
-    `budget`: seconds for all of it; where they run short, points have fewer runs, but one at least.
+    Where time runs short, points have fewer runs, FEWEST_RUNS at least, or are left out: see Planner.
     """
 
     points: tuple[Point, ...]
     spaces: Mapping[str, FreshSpace]
     seconds: float
     repeat: int
-    budget: float = inf
+
+    @property
+    def fewest_runs(self) -> int:
+        """Return how many runs each way has at least."""
+        return min(self.repeat, FEWEST_RUNS)
 
 
 class Progress(Protocol):
@@ -73,36 +70,81 @@ class Progress(Protocol):
         ...
 
 
-async def measure(plan: Plan, workers: Workers, progress: Progress) -> AsyncGenerator[Cell]:
-    """Yield the cells as they are measured. Raises what conducting raises."""
-    ends = monotonic() + plan.budget
-    for place, point in enumerate(plan.points):
-        progress.point(point, tuple(TEAMS[point.use_case]))
-        share = max(0.0, ends - monotonic()) / (len(plan.points) - place) * OVER_AVERAGE
-        for cell in (await _measure_point(plan, workers, point, share)).values():
+async def measure(
+    plan: Plan,
+    workers: Workers,
+    progress: Progress,
+    *,
+    planner: Planner,
+    left_out: Callable[[LeftOut], object] = lambda _: None,
+) -> AsyncGenerator[Cell]:
+    """Yield the cells as they are measured; the planner says of which points. Raises what conducting raises."""
+    for point in plan.points:
+        began = planner.budget.now()
+        refused = planner.refusal(point)
+        cells: Mapping[Paradigm, Cell] = {}
+        if not refused:
+            progress.point(point, tuple(TEAMS[point.use_case]))
+            cells, refused = await _measure_in_time(plan, workers, point, planner)
+        planner.done(point, None if refused else planner.budget.now() - began)
+        if refused:
+            left_out(LeftOut(what=_where(point), why=refused, point=point))
+        for cell in cells.values():
             progress.measured(cell)
             yield cell
 
 
-async def _measure_point(plan: Plan, workers: Workers, point: Point, share: float) -> dict[Paradigm, Cell]:
-    """Measure all ways at a point; another run each way is begun only within its share of the time, in seconds."""
-    began = monotonic()
+def _where(point: Point) -> str:
+    name = point.use_case.value.replace("_", " ")
+    size = f"{point.agents} agents, {bytes_text(point.payload)}"
+    return f"{point.engine}, {point.agents_as}: {name}, {size}"
+
+
+async def _measure_in_time(
+    plan: Plan, workers: Workers, point: Point, planner: Planner
+) -> tuple[Mapping[Paradigm, Cell], str]:
+    """Return the cells of a point, or why there is none: half a point is none."""
+    left = planner.budget.left()
+    limit = asyncio.timeout(None if planner.is_needed(point) or isinf(left) else left)
+    try:
+        async with limit:
+            return await _measure_point(plan, workers, point, planner)
+    except TimeoutError:
+        if not limit.expired():  # it is not ours
+            raise
+        return {}, "the time was over before it was done"
+
+
+async def _measure_point(
+    plan: Plan, workers: Workers, point: Point, planner: Planner
+) -> tuple[Mapping[Paradigm, Cell], str]:
+    """Measure all ways at a point, unless the warm-up shows that there is no time for it.
+
+    Beyond the fewest, another run each way is begun only within the point's share of the time.
+    """
+    clock, share = planner.budget.now, planner.share()
+    began = clock()
     settings: dict[Paradigm, Setting] = {}
     for paradigm in TEAMS[point.use_case]:
         warm_up = _setting(point, paradigm, _warm_up(point))
         played = await _play(plan, workers, point, warm_up)
         settings[paradigm] = replace(warm_up, rounds=_rounds(plan, point, played))
+    again = plan.fewest_runs * (2 if point.use_case in PACED else 1)  # each run has more rounds than the warm-up
+    if refused := planner.refusal(point, (clock() - began) * again):
+        return {}, refused
     runs: dict[Paradigm, list[Played]] = {paradigm: [] for paradigm in settings}
     paced: dict[Paradigm, list[Played]] = {paradigm: [] for paradigm in settings}
     for number in range(plan.repeat):
-        if number and monotonic() - began > share:
+        if number >= plan.fewest_runs and clock() - began > share:
             break
         for paradigm in settings if number % 2 else reversed(settings):
             setting = replace(settings[paradigm], seed=number + 1)
             runs[paradigm].append(await _play(plan, workers, point, setting))
             if point.use_case in PACED:
                 paced[paradigm].append(await _play(plan, workers, point, _paced(plan, setting)))
-    return {paradigm: _cell(point, paradigm, runs[paradigm], paced[paradigm] or runs[paradigm]) for paradigm in runs}
+    return {
+        paradigm: _cell(point, paradigm, runs[paradigm], paced[paradigm] or runs[paradigm]) for paradigm in runs
+    }, ""
 
 
 def _setting(point: Point, paradigm: Paradigm, rounds: int) -> Setting:
