@@ -28,8 +28,9 @@ help: ## Show these targets
 demo: $(STAMPS)/runtime ## Compare shared memory and messages on this machine
 	$(BIN)/tertulia compare --input src/tertulia/engines --html build/tertulia/compare.html
 
+# Two at a time, each file's tests in one process: many of them wait for servers and for leases.
 test: $(STAMPS)/dev ## Run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # SCALE=0.1 tries a tenth of it. The limit is for one test: the longest takes a quarter of it on two cores.
 faults: $(STAMPS)/dev ## Try to break it for an hour: kills, stops, clock jumps, power loss (SCALE=0.1 for less)

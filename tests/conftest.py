@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ def recorded_traces() -> Path:
 def figures(request: pytest.FixtureRequest) -> Figures:
     """Takes what a long test tried and measured, for the table at the end."""
     return Figures(request.node)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let every report be one that can be sent to another process, whatever odd text a test made the library log."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

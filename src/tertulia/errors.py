@@ -648,7 +648,7 @@ class CorruptRecordError(EngineError):
     """A stored record does not match its checksum."""
 
     def __init__(self, key: str, detail: str) -> None:
-        super().__init__(f"the record of {_short(key)} is damaged: {detail}")
+        super().__init__(f"the record of {key!r} is damaged: {detail}")  # whole: it may be a path, or all that finds it
         self.key = key
         self.detail = detail
 

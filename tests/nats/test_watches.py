@@ -62,7 +62,7 @@ async def test_a_watch_that_needs_a_history_which_nobody_leads_says_what_it_miss
     url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(_nats_missed, "NO_HISTORY", 0.3)
-    async with connect(url, timeout=0.2) as space, connect(url) as other:
+    async with connect(url, timeout=2.0) as space, connect(url) as other:
         stream = await space.engine.watch("k")
         base, _, name = url.rpartition("/")
         client = await nats.connect(base)
