@@ -3,11 +3,12 @@
 import asyncio
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tertulia
-from tertulia.engines import _file_bell, _file_hub, _file_time
+from tertulia.engines import _file_bell, _file_hub, _file_time, _file_writer
 from tertulia.engines.base import MailboxOptions, Put, Send, Settle
 from tertulia.testing import ManualClock
 from tests.file.apart import apart
@@ -49,6 +50,30 @@ async def test_a_write_that_is_cancelled_while_it_waits_has_not_happened(tmp_pat
         _, records = await space.engine.scan("")
 
     assert [record.key for record in records] == ["other"]
+
+
+async def test_a_claim_that_is_cancelled_when_it_was_done_but_not_told_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async with tertulia.connect(f"file:{tmp_path}/space.db", durability="power") as space:
+        await space.engine.open_mailbox("ada", MailboxOptions())
+        await space.engine.send(Send("ada", "m", b""))
+        sound = _file_writer.Writer._settle  # noqa: SLF001 - where the moment is
+
+        def settle(self: Any, *values: Any) -> None:
+            sound(self, *values)
+            monkeypatch.undo()
+            claiming.cancel()  # before the loop has let it go on
+
+        monkeypatch.setattr(_file_writer.Writer, "_settle", settle)
+        claiming = asyncio.create_task(space.engine.claim("ada", lease=60.0))
+        with suppress(asyncio.CancelledError):
+            await claiming
+        async with asyncio.timeout(PATIENCE):
+            after = await space.engine.claim("ada", wait=None)
+
+    assert claiming.cancelled()
+    assert [claimed.message_id for claimed in after] == ["m"]
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 3))

@@ -82,7 +82,13 @@ class Writer:
                     raise SpaceClosedError
                 if self._lock.try_acquire():
                     return self._write_here(work)
-        return await self.submit(work, undo)
+        future = self.submit(work, undo)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if undo is not None and future.done() and not future.cancelled() and future.exception() is None:
+                undo(future.result())  # it had come, and whoever waited was cancelled before it went on
+            raise
 
     def write_soon(self, work: Work) -> asyncio.Future[Any] | None:
         """Do the work now if the file is free, else soon; what fails then is logged. None if it is done."""
