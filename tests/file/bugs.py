@@ -12,6 +12,7 @@ from tertulia.engines import (
     _file_bell,
     _file_format,
     _file_hub,
+    _file_known,
     _file_lock,
     _file_mail,
     _file_open,
@@ -87,6 +88,10 @@ def commits_of_others_are_not_noticed(patch: Patch) -> None:
 
     patch.setattr(_file_session.Session, "load", own_load)
     patch.setattr(_file_session.Session, "commit", own_commit)
+
+
+def what_is_known_outlives_commits_of_others(patch: Patch) -> None:
+    patch.setattr(_file_known.Known, "clear", _nothing)
 
 
 def reads_see_the_past(patch: Patch) -> None:

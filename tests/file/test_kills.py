@@ -37,6 +37,7 @@ class Least(Struct, frozen=True):
     watches: int
 
 
+STORMS = 4  # to find a bug that was planted: each one is so short that it may happen not to
 ENOUGH = Least(times(200, 3_000), times(10_000, 200_000), times(1_000, 20_000))
 ALL_AT_ONCE = 20  # every so many kills nobody survives, and the next to open finds only what is on the disk
 AHEAD = 0.1  # of all kills, at most, so that they come from the beginning to the end

@@ -17,7 +17,6 @@ from tertulia.engines._file_mail import (
     RESIZE,
     WAITS,
     WHEN_FULL,
-    Box,
     body_of,
     browse,
     find,
@@ -26,6 +25,7 @@ from tertulia.engines._file_mail import (
     load_box,
     pack_settings,
 )
+from tertulia.engines._file_rows import Box
 from tertulia.engines._file_session import Session
 from tertulia.engines.base import EngineStats, MailboxCounts, MailboxOptions
 from tertulia.errors import UnknownAgentError
@@ -46,6 +46,7 @@ def open_box(session: Session, name: str, options: MailboxOptions) -> bool:
     if settings != (box.max_size, box.when_full, box.max_attempts, box.ordered):
         values = (*pack_settings(name, box.id, settings), name)
         session.execute("UPDATE heads SET packed = ?, crc = ? WHERE name = ?", values)
+        session.known.boxes.pop(name, None)
         session.claimable(name)
         session.roomier(name)
     return False
@@ -67,6 +68,7 @@ def close_box(session: Session, name: str, heir: str | None, note: bytes) -> int
     for table in ("messages", "markers", "topics"):
         execute(f"DELETE FROM {table} WHERE box = ?", (box.id,))  # noqa: S608 - names from the line above
     execute("DELETE FROM heads WHERE name = ?", (name,))
+    session.known.clear()
     session.topics += 1
     session.claimable(name)  # who waits there learns that it is gone
     session.roomier(name)

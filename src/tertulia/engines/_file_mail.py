@@ -6,7 +6,6 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from tertulia._names import topic_matcher
 from tertulia.engines._file_format import (
@@ -23,6 +22,7 @@ from tertulia.engines._file_format import (
     row_checksum,
     rows,
 )
+from tertulia.engines._file_rows import Box, Message
 from tertulia.engines._file_session import HandedOver, Session
 from tertulia.engines._file_time import FileClock
 from tertulia.engines.base import Claimed, Publish, Send, Sent, Settle
@@ -69,48 +69,6 @@ _DUPLICATE = Sent(0, duplicate=True)
 _TAKEN_BY_NOBODY = Sent(0)
 
 
-class Message(Struct, gc=False):
-    """A message's row; `body` is None where it lies beside."""
-
-    place: int
-    sequence: int
-    box: int
-    message_id: str
-    state: int
-    due: float
-    attempt: int
-    failures: int
-    flags: int
-    stored_at: float
-    notes: bytes
-    body_crc: int
-    crc: int
-    body: bytes | None
-
-    def checksum(self) -> int:
-        """Return the checksum over all but the body."""
-        return crc32(
-            encode(
-                (
-                    self.place, self.sequence, self.box, self.message_id, self.state, self.due, self.attempt,
-                    self.failures, self.flags, self.stored_at, self.notes, self.body_crc,
-                )
-            )
-        )  # fmt: skip
-
-
-class Box(Struct, gc=False):
-    """A mailbox's row, after the last change."""
-
-    name: str
-    id: int
-    size: int
-    max_size: int
-    when_full: int
-    max_attempts: int
-    ordered: int
-
-
 HEADS = "SELECT name, id, size, packed, crc FROM heads"
 _BOX = HEADS + " WHERE name = ?"
 RESIZE = "UPDATE heads SET size = ? WHERE name = ?"
@@ -127,6 +85,14 @@ def find_box(execute: Execute, name: str) -> Box | None:
     """Return a mailbox."""
     row = execute(_BOX, (name,)).get
     return None if row is None else load_box(row)
+
+
+def known_box(session: Session, name: str) -> Box | None:
+    """Return a mailbox inside a session's transaction; whoever changes it in the file changes the object too."""
+    box = session.known.boxes.get(name)
+    if box is None and (box := find_box(session.execute, name)) is not None:
+        session.known.keep_box(box)
+    return box
 
 
 def load_box(row: tuple[Any, ...]) -> Box:
@@ -199,7 +165,7 @@ class Sending:
         """Store a message. Raises UnknownAgentError and MailboxFullError."""
         if isinstance(send, Publish):
             return self._publish(send)
-        box = find_box(self._session.execute, send.mailbox)
+        box = known_box(self._session, send.mailbox)
         if box is not None:
             return self._store(box, send)
         if hand_to_listener(self._session, send):
@@ -209,8 +175,8 @@ class Sending:
         raise UnknownAgentError(send.mailbox)
 
     def _publish(self, publish: Publish) -> Sent:
-        boxes = [box for box in subscribers(self._session, publish.topic) if box is not None]
-        outcomes = [self._store(box, publish) for box in boxes]
+        boxes = [known_box(self._session, name) for name in subscribers(self._session, publish.topic)]
+        outcomes = [self._store(box, publish) for box in boxes if box is not None]
         return Sent(
             sum(outcome.delivered for outcome in outcomes),
             bool(outcomes) and all(outcome.duplicate for outcome in outcomes),
@@ -316,8 +282,8 @@ def _as_claimed(execute: Execute, box: Box, message: Message, clock: FileClock) 
     )  # fmt: skip
 
 
-def subscribers(session: Session, topic: str) -> list[Box | None]:
-    """Return every mailbox with a pattern that matches, each once, in order of subscription."""
+def subscribers(session: Session, topic: str) -> list[str]:
+    """Return the name of every mailbox with a pattern that matches, each once, in order of subscription."""
     if session.patterns[0] != session.topics:
         by_pattern: dict[str, list[tuple[int, str]]] = {}
         for box, name, pattern in session.execute(
@@ -329,7 +295,7 @@ def subscribers(session: Session, topic: str) -> list[Box | None]:
     for pattern, boxes in session.patterns[1].items():
         if topic_matcher(pattern)(topic):
             names.update(dict.fromkeys(name for _, name in boxes))
-    return [find_box(session.execute, name) for name in names]
+    return list(names)
 
 
 def hand_to_listener(session: Session, send: Send) -> bool:
@@ -377,7 +343,7 @@ def claim(session: Session, name: str, limit: int, lease: float, heard: int = 0)
     None where this instance was handed a message and has not heard of it, but only of those up to the sequence `heard`:
     that one comes before them.
     """
-    box = find_box(session.execute, name)
+    box = known_box(session, name)
     if box is None:
         raise UnknownAgentError(name)
     return_due(session, box)
@@ -395,6 +361,7 @@ def claim(session: Session, name: str, limit: int, lease: float, heard: int = 0)
     for row in found[:limit]:
         message = load(row)
         change(session, message, LEASED, due, attempt=message.attempt + 1)
+        session.known.keep_message(message)
         taken.append(_as_claimed(session.execute, box, message, session.clock))
     return taken
 
@@ -442,6 +409,7 @@ def change(
         message.notes = notes
     if flags is not None:
         message.flags = flags
+    session.known.messages.pop(message.sequence, None)
     session.execute(
         _CHANGE,
         (
@@ -453,13 +421,21 @@ def change(
 
 def leased(session: Session, claimed: Claimed) -> Message | None:
     """Return the message if this attempt still holds its lease."""
-    box = find_box(session.execute, claimed.mailbox)
-    message = None if box is None else find(session.execute, box.id, claimed.message_id)
+    box = known_box(session, claimed.mailbox)
+    message = None if box is None else _find_known(session, box.id, claimed.message_id, claimed.sequence)
     if message is None or message.sequence != claimed.sequence:
         return None
     if message.state != LEASED or message.attempt != claimed.attempt:
         return None
     return message if message.due > session.clock.now() else None
+
+
+def _find_known(session: Session, box: int, message_id: str, sequence: int) -> Message | None:
+    """Return a stored message by its id; its sequence, or 0, helps to find it."""
+    message = session.known.messages.get(sequence)
+    if message is not None and message.message_id == message_id and message.box == box:
+        return message
+    return find(session.execute, box, message_id)
 
 
 def unclaim(session: Session, claims: list[Claimed]) -> None:
@@ -481,21 +457,24 @@ def unclaim(session: Session, claims: list[Claimed]) -> None:
 
 def settle(session: Session, settle: Settle) -> None:
     """Take a stored message out for good. Raises AlreadySettledError."""
-    box = find_box(session.execute, settle.mailbox)
-    message = None if box is None else find(session.execute, box.id, settle.message_id)
+    box = known_box(session, settle.mailbox)
+    message = None if box is None else _find_known(session, box.id, settle.message_id, settle.sequence)
     if box is None or message is None or (settle.sequence and message.sequence != settle.sequence):
         raise AlreadySettledError(settle.mailbox, settle.message_id)
     _remove(session, message)
-    session.execute(RESIZE, (box.size - 1, box.name))
+    was_full = box.size >= box.max_size
+    box.size -= 1
+    session.execute(RESIZE, (box.size, box.name))
     if message.flags & DEDUPE:
         _remember(session, message)
-    if box.size >= box.max_size:
+    if was_full:
         session.roomier(box.name)
     if box.ordered:
         session.claimable(box.name)
 
 
 def _remove(session: Session, message: Message) -> None:
+    session.known.messages.pop(message.sequence, None)
     session.execute("DELETE FROM messages WHERE place = ?", (message.place,))
     if message.body is None:
         session.execute("DELETE FROM bodies WHERE sequence = ?", (message.sequence,))

@@ -42,6 +42,9 @@ def read(execute: Execute, key: str) -> Record | None:
 
 def _find(session: Session, key: str) -> tuple[int, Record | None]:
     """Return where the key's record is, or would go, and the record."""
+    known = session.known.records.get(key)
+    if known is not None:
+        return known
     place = place_of(key)
     try:
         row = session.execute(_BY_PLACE, (place,)).get
@@ -92,6 +95,7 @@ def put(session: Session, put: Put, now: float) -> Record:
         )  # fmt: skip
     crc, meta = pack_record(record)
     _write(session, place, old, record, crc, meta)
+    session.known.keep_record(place, record)
     _log(session, _PUT, crc, meta, record.body)
     if expires is not None and expires < session.effects.expires:
         session.effects.expires = expires
@@ -137,6 +141,7 @@ def delete(session: Session, key: str, now: float) -> bool:
 
 def _remove(session: Session, place: int, record: Record, kind: int, now: float) -> None:
     session.execute("DELETE FROM records WHERE id = ?", (place,))
+    session.known.records.pop(record.key, None)
     session.count_reads(record.key)
     for tag in record.tags:
         session.execute("DELETE FROM tags WHERE tag = ? AND record = ?", (tag, place))
@@ -150,6 +155,7 @@ def _remove_damaged(session: Session, key: str, now: float) -> bool:
     if found is None:
         raise CorruptRecordError(key, "its row cannot be found any more")
     session.execute("DELETE FROM records WHERE id = ?", (found,))
+    session.known.records.pop(key, None)
     session.execute("DELETE FROM tags WHERE record = ?", (found,))
     _mark(session, key, _DELETE, now)
     return True

@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
+from msgspec import Struct
 
 from tertulia.engines._file_format import (
     COUNTERS,
@@ -23,6 +24,7 @@ from tertulia.engines._file_format import (
     executor,
     translated,
 )
+from tertulia.engines._file_known import Known
 from tertulia.engines._file_time import FileClock
 from tertulia.engines.base import Claimed
 from tertulia.errors import EngineError, OutcomeUnknownError
@@ -30,6 +32,7 @@ from tertulia.errors import EngineError, OutcomeUnknownError
 T = TypeVar("T")
 
 TRIM_EVERY = 64  # revisions; the log is a little longer than it need be, so that not every write trims it
+UNKNOWN = -1  # version of the file's data that no connection has ever seen
 CHECKPOINT_PAGES = 8_000  # 8 MiB of log before a checkpoint: rare enough to cost nothing, small enough to be read fast
 
 NORMAL = 1  # of `PRAGMA synchronous`: commits are not synced
@@ -51,22 +54,19 @@ class HandedOver(NamedTuple):
     due: float  # when the lease ends, on the shared time
 
 
-class Effects:
+class Effects(Struct, gc=False):
     """What others have to learn about a committed transaction."""
 
-    __slots__ = ("boxes", "changed", "expires", "handed", "letters", "others_sent", "posts", "reads", "ring", "room")
-
-    def __init__(self) -> None:
-        self.boxes: list[str] = []  # with something new to claim, once for each message
-        self.room: list[str] = []  # with more room, or other options
-        self.letters: list[tuple[str, Claimed]] = []  # to listeners of this instance
-        self.reads: dict[str, int] = {}  # of keys, that are now counted in the file
-        self.others_sent = False  # so that letters of other instances may come before those
-        self.changed = False
-        self.expires = inf
-        self.ring: dict[str, str] = {}  # other instances to be woken, with their bells' paths
-        self.posts: list[tuple[str, str, Claimed]] = []  # the same, with what was stored for their listeners
-        self.handed: list[HandedOver] = []
+    boxes: list[str] = []  # with something new to claim, once for each message
+    room: list[str] = []  # with more room, or other options
+    letters: list[tuple[str, Claimed]] = []  # to listeners of this instance
+    reads: dict[str, int] = {}  # of keys, that are now counted in the file
+    others_sent: bool = False  # so that letters of other instances may come before those
+    changed: bool = False
+    expires: float = inf
+    ring: dict[str, str] = {}  # other instances to be woken, with their bells' paths
+    posts: list[tuple[str, str, Claimed]] = []  # the same, with what was stored for their listeners
+    handed: list[HandedOver] = []
 
     def copy(self) -> Effects:
         """Return effects that start with these."""
@@ -88,6 +88,8 @@ class Session:
         self.reads = reads
         self.execute = executor(connection)
         self._left = -1  # the last sequence when this session last committed
+        self._version = UNKNOWN  # of the file's data after that; another one tells that somebody else has committed
+        self.known = Known()  # at that version, and in the transaction that runs
         self.effects = Effects()
         self.pages = 0  # in the write-ahead log after the last commit
         self.revision = self.sequence = self.topics = self.bells = self.log_bytes = self.boxes = 0
@@ -127,7 +129,11 @@ class Session:
         except FAILURES as error:
             raise translated(error) from error
         try:
-            self.load()
+            if self.connection.data_version() == self._version:
+                self._go_on()
+            else:
+                self.known.clear()
+                self.load()
         except BaseException as error:
             self.rollback()
             if isinstance(error, FAILURES):
@@ -139,9 +145,12 @@ class Session:
         row = self.execute(COUNTERS).get
         if row != self._row:  # else they have been checked
             self._loaded, self._row = counters_in(row), row
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin with the counters as they are known to be in the file."""
         self.revision, self.sequence, self.topics, self.bells, self.log_bytes, self.boxes = self._loaded
-        self.effects = Effects()
-        self.effects.others_sent = self.sequence != self._left
+        self.effects = Effects(others_sent=self.sequence != self._left)
 
     def finish(self) -> None:
         """Write the counters, if something changed, and trim the log of changes."""
@@ -150,7 +159,8 @@ class Session:
         counters = (self.revision, self.sequence, self.topics, self.bells, self.log_bytes, self.boxes)
         if counters != self._loaded:
             packed = encode(counters)
-            self.execute(_COUNT, (packed, crc32(packed)))
+            self._loaded, self._row = counters, (packed, crc32(packed))  # which a rollback makes void
+            self.execute(_COUNT, self._row)
 
     def commit(self) -> Effects:
         """Make it last. Raises EngineError, and OutcomeUnknownError when it may have happened all the same."""
@@ -163,6 +173,7 @@ class Session:
                 raise OutcomeUnknownError(message) from error
             raise translated(error) from error
         self._left = self.sequence
+        self._version = self.connection.data_version()
         return self.effects
 
     def _may_be_written(self, error: Exception) -> bool:
@@ -207,6 +218,8 @@ class Session:
 
     def _forget(self) -> None:
         """Forget what was read in a transaction that is undone, if it may have been its own doing."""
+        self._version, self._row = UNKNOWN, None
+        self.known.clear()
         self.patterns = (-1, {})
         self._interested_at = -1
 

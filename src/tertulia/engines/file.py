@@ -353,7 +353,7 @@ class FileEngine(Engine):
                 return int(hub.take_emitted(send.mailbox, send.message_id, send.body))
             return int(await self._emit_to(send.mailbox, send, optional=send.optional))
         names = hub.read(_subscribers, hub.session, send.topic)
-        return sum([await self._emit_to(box.name, send, optional=True) for box in names if box is not None])
+        return sum([await self._emit_to(name, send, optional=True) for name in names])
 
     async def _emit_to(self, mailbox: str, send: Send | Publish, *, optional: bool) -> bool:
         hub = self._hub
@@ -461,7 +461,7 @@ class FileEngine(Engine):
 # --- reads ---
 
 
-def _subscribers(_: Execute, session: Session, topic: str) -> list[mail.Box | None]:
+def _subscribers(_: Execute, session: Session, topic: str) -> list[str]:
     """Return the subscribed mailboxes; the session is in no transaction."""
     session.load()
     return mail.subscribers(session, topic)
