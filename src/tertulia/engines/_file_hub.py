@@ -127,7 +127,7 @@ class Hub:
             wake_one(self.claimants.get(name))
         for name in effects.room:
             wake_all(self.senders.get(name))
-        if effects.changed:
+        if effects.changed and self.streams:
             for stream in list(self.streams):
                 stream.wake()
         if effects.expires < inf:

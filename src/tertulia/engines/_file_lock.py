@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from fcntl import LOCK_UN, flock
 from pathlib import Path
 
 from tertulia.engines._file_format import translated
 
 LOCKS = Path("/proc/locks")  # of Linux; elsewhere nobody knows who holds a lock
+_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
 _STATES = {"T": "was stopped", "t": "is stopped by a debugger", "D": "waits for the disk", "Z": "has just ended"}
 
 
@@ -25,7 +27,7 @@ class WriterLock:
     def try_acquire(self) -> bool:
         """Take the lock if it is free."""
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(self._file, _NOW)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -35,13 +37,13 @@ class WriterLock:
     def acquire(self) -> None:
         """Wait for the lock. Not for the event loop's thread."""
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            flock(self._file, fcntl.LOCK_EX)
         except OSError as error:
             raise translated(error, "the lock file") from error
 
     def release(self) -> None:
         """Let the next one in."""
-        fcntl.flock(self._file, fcntl.LOCK_UN)
+        flock(self._file, LOCK_UN)
 
     def holder(self) -> str:
         """Return in words who holds the lock, and in which state, as far as the system tells."""

@@ -282,7 +282,8 @@ class Session:
         """Note that keys changed."""
         if not self.effects.changed:
             self.effects.changed = True
-            self.call(WATCHERS)
+            if self._interested_at != self.bells or self._interested.get(WATCHERS) != []:  # else nobody watches
+                self.call(WATCHERS)
 
     def claimable(self, box: str) -> None:
         """Note that one more message of a mailbox can be claimed."""

@@ -117,7 +117,8 @@ class Writer:
         finally:
             self._lock.release()
         self._on_commit(effects)
-        self.look_at_log(self._session.pages)
+        if (pages := self._session.pages) >= self._next_checkpoint or self._next_checkpoint > CHECKPOINT_PAGES:
+            self.look_at_log(pages)
         return result
 
     # --- in the thread ---

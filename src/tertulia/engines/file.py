@@ -155,19 +155,23 @@ class FileEngine(Engine):
         return revision, found
 
     async def commit(self, commit: Commit) -> Committed:
-        await self._ready()
+        if self._closed or (hub := self._hub).forked or hub.setup is not None:
+            await self._ready()
         return await self._write(lambda session: work.commit(session, commit))
 
     async def put(self, put: Put) -> Record:
-        await self._ready()
+        if self._closed or (hub := self._hub).forked or hub.setup is not None:
+            await self._ready()
         return await self._write(lambda session: records.put(session, put, session.clock.time()))
 
     async def send(self, send: Send | Publish) -> Sent:
-        await self._ready()
+        if self._closed or (hub := self._hub).forked or hub.setup is not None:
+            await self._ready()
         return await self._write(lambda session: mail.Sending(session).send(send))
 
     async def settle(self, settle: Settle) -> None:
-        await self._ready()
+        if self._closed or (hub := self._hub).forked or hub.setup is not None:
+            await self._ready()
         await self._write(lambda session: mail.settle(session, settle))
 
     async def watch(self, pattern: str, *, after: int | None = None) -> WatchStream:
@@ -345,7 +349,8 @@ class FileEngine(Engine):
     # --- messages that are not stored ---
 
     async def emit(self, send: Send | Publish) -> int:
-        await self._ready()
+        if self._closed or (hub := self._hub).forked or hub.setup is not None:
+            await self._ready()
         hub = self._hub
         if isinstance(send, Send):
             if send.mailbox in hub.listeners:
