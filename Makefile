@@ -20,7 +20,7 @@ export NO_MKDOCS_2_WARNING := 1
 # A stamp whose installation failed must not look finished.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test faults check docs bench clean
+.PHONY: help demo test faults check docs bench profile clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ docs: $(STAMPS)/docs ## Build the guide into build/site; every warning is an err
 
 bench: $(STAMPS)/bench ## Measure against the peers, in one run
 	$(BIN)/python -m bench
+
+profile: $(STAMPS)/dev ## Measure anew, in 12 minutes, the profile that comes with the package (on an idle machine)
+	$(BIN)/python -m bench.profile
 
 clean: ## Remove the environment, caches and builds (never a space)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
