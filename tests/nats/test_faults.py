@@ -10,6 +10,8 @@ import nats
 import pytest
 from nats import errors
 
+from tertulia.engines import _nats_keeper
+from tertulia.engines import nats as nats_engine
 from tests.figures import Figures
 from tests.nats import bugs
 from tests.nats.runs import PATIENCE, Run, running
@@ -23,8 +25,17 @@ def chance_of(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
 
 
+def markers_go_soon(patch: pytest.MonkeyPatch) -> None:
+    """Let markers of settled messages go while the run lasts, but later than any call is tried."""
+    patch.setattr(nats_engine, "TICK", 2.0)
+    for name, value in (("ROUND", 3.0), ("KEEP_SETTLED", 25), ("DEDUP_WINDOW", 25.0)):
+        patch.setattr(_nats_keeper, name, value)
+
+
 @pytest.mark.campaign
-async def test_one_server_that_is_killed_and_stopped_again_and_again(figures: Figures):
+@pytest.mark.timeout(7_200)
+async def test_one_server_that_is_killed_and_stopped_again_and_again(figures: Figures, monkeypatch: pytest.MonkeyPatch):
+    markers_go_soon(monkeypatch)
     chance = chance_of(1)
     kills, stops = times(3, 60), times(1, 10)
     faults = ["kill"] * kills + ["stop"] * stops

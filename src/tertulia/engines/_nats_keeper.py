@@ -29,7 +29,7 @@ KEEP_SETTLED = 60  # seconds that it is kept that a message was settled: longer 
 KEEP_ANSWERED = 600  # the same where an answer lies in its place
 ROUND = 60.0  # seconds between two rounds of a mailbox: as long as a marker stays anyway
 SHARE = 20  # a round may take one part in so many of the time until the next one
-AT_ONCE = 400  # markers retired in one batch
+AT_ONCE = 200  # markers retired in one batch: other writes wait for it, some 20 ms
 BURIED_AT_ONCE = 64  # messages buried at a time: a connection's worth
 
 
