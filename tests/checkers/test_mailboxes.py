@@ -208,6 +208,18 @@ def test_an_overtaken_message_is_found():
     assert check(swapped, ordered=True).counts == {"overtaken": 1}
 
 
+def test_a_message_whose_sending_is_in_doubt_may_come_at_any_time():
+    events = [
+        *(sent(1, "first", sequence=1, confirmed=False), sent(2, "second", sequence=2), sent(3, "third", sequence=3)),
+        *(delivered(4, "second"), delivered(5, "first"), delivered(6, "third")),
+        *(acknowledged(7, "second"), acknowledged(8, "first"), acknowledged(9, "third")),
+    ]
+
+    assert check(events, ordered=True).ok
+    known = [*events, sent(10, "first", sequence=1)]
+    assert check(known, ordered=True).counts == {"overtaken": 1}
+
+
 def test_messages_of_different_producers_may_overtake_each_other():
     events = [
         *(sent(1, "first", sequence=1), sent(2, "second", sequence=2, producer="q")),

@@ -157,7 +157,8 @@ def check(
     settled", "acknowledged without a delivery", "acknowledged twice", "dead-lettered twice", or
     "acknowledged and dead-lettered". With `once`, also those "delivered more than once"; with
     `ordered`, those "overtaken" by a later message of the same producer to the same mailbox,
-    judged by first attempts.
+    judged by first attempts. One whose sending was never confirmed has no place among the others:
+    it may be stored at any time, if it is.
 
     At most once is `once=True, lossless=False`. At least once is the default, and so is exactly
     once, whose repeated deliveries are allowed as long as one of them settles.
@@ -195,11 +196,14 @@ class _Mailbox:
 
     def __init__(self, flaws: Flaws, *, ordered: bool, once: bool) -> None:
         self._flaws, self._ordered, self._once = flaws, ordered, once
+        self._in_order: set[str] = set()  # whose order is judged
         self._streams: defaultdict[str, _Stream] = defaultdict(_Stream)
         self.messages: dict[str, _Message] = {}
 
     def replay(self, events: list[Event]) -> None:
         messages = self.messages
+        if self._ordered:
+            self._in_order = {event.message_id for event in events if type(event) is Sent and event.confirmed}
         for event in events:
             message = messages.get(event.message_id)
             if message is None:
@@ -219,7 +223,7 @@ class _Mailbox:
         message.deliveries += 1
         if message.sent is None:
             message.unsent = message.unsent or event
-        elif self._ordered and event.attempt == 1 == message.deliveries:
+        elif event.attempt == 1 == message.deliveries and event.message_id in self._in_order:
             self._check_order(message.sent, event)
         if message.settled is not None:
             since = event.at if event.since is None else event.since
