@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from tertulia.engines._nats_subjects import Subjects
 from tertulia.engines._nats_url import settings_of
 from tertulia.engines.base import Check, CheckFailed, Commit, MailboxOptions, Publish, Put, Send
 from tertulia.errors import (
+    EngineError,
     EngineUnavailableError,
     IncompatibleFormatError,
     UnsupportedError,
@@ -141,6 +143,29 @@ async def test_settings_that_are_asked_for_and_not_so_are_refused_and_others_tak
         assert await space.memory.read("k", reader="ada") is None
     with pytest.raises(UnsupportedError, match="storage is 'memory', and 'file' is asked for"):
         await connect(url + "?storage=file")
+
+
+async def test_servers_that_do_not_know_each_other_yet_are_waited_for(url: str, monkeypatch: pytest.MonkeyPatch):
+    ask, said = _nats_open._ask, 0  # noqa: SLF001 - what servers say that have just started
+    no_peers = _nats_open._Answer({"code": 400, "err_code": 10005, "description": "no suitable peers"})  # noqa: SLF001
+
+    def say_so(times: float) -> None:
+        async def asked(wire: Any, settings: Any, name: str, *request: Any) -> Any:
+            nonlocal said
+            if name.startswith("STREAM.CREATE") and said < times:
+                said += 1
+                return no_peers
+            return await ask(wire, settings, name, *request)
+
+        monkeypatch.setattr(_nats_open, "_ask", asked)
+
+    say_so(math.inf)
+    with pytest.raises(EngineError, match="no suitable peers"):
+        await connect(url, timeout=0.2)
+    said = 0
+    say_so(10)
+    async with connect(url):
+        assert said == 10
 
 
 # --- batches ---

@@ -29,7 +29,7 @@ from tertulia.errors import (
 API_LEVEL = 2  # of the JetStream interface: atomic batches, with nats-server 2.12
 MARK = "tertulia.format"  # in a stream's metadata
 CREATE_TRIES = 4  # at making a stream: a server that is just removing its last one may fail the first (2.15)
-_IN_USE, _SERVER_FAULT = 10058, 500
+_IN_USE, _NO_PLACE, _SERVER_FAULT = 10058, 10005, 500
 
 _ON = ("allow_atomic", "allow_msg_ttl", "allow_direct")
 _OFF = ("allow_rollup_hdrs", "allow_msg_schedules", "allow_msg_counter", "sealed", "no_ack")
@@ -122,14 +122,20 @@ def history_config(subjects: Subjects, settings: Settings, replicas: int, storag
 
 
 async def _create(wire: Wire, settings: Settings, config: dict[str, Any], *, may_differ: bool = False) -> None:
-    """Make a stream, unless another process is faster."""
+    """Make a stream, unless another process is faster.
+
+    Servers that have just started may not know each other yet, and say that there are too few of them.
+    """
     error: dict[str, Any] = {}
-    for _ in range(CREATE_TRIES):
+    patience, faults = Patience(settings.timeout), 0
+    while faults < CREATE_TRIES:
         error = (await _ask(wire, settings, f"STREAM.CREATE.{config['name']}", config)).error or {}
         if not error or error.get("err_code") == _IN_USE:
             return  # in use with other settings: the space's are examined, the history is as its maker wanted it
-        if error.get("code") != _SERVER_FAULT:
+        waits = error.get("err_code") == _NO_PLACE and patience.left > 0
+        if not waits and error.get("code") != _SERVER_FAULT:
             break
+        faults += not waits
         await asyncio.sleep(PAUSE)
     what = "history" if may_differ else "stream"
     raise EngineError(f"the space's {what} cannot be made: {error.get('description', '')}")
