@@ -135,6 +135,36 @@ async def test_what_a_watch_has_heard_meanwhile_needs_no_history(monkeypatch: py
         await remove_space(url)
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["and is read then", "or the watch says so"])
+async def test_a_change_that_a_replica_left_out_is_missed_when_the_next_one_comes(
+    url: str,
+    later: bool,  # noqa: FBT001 - a case
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with connect(url) as space, connect(url) as other:
+        stream: Any = await space.engine.watch("*")
+        read = stream._store.after  # noqa: SLF001
+
+        async def nothing(*_: Any, **__: Any) -> list[Any]:
+            monkeypatch.setattr(stream._store, "after", read)  # noqa: SLF001
+            return []
+
+        monkeypatch.setattr(stream._store, "after", nothing)  # noqa: SLF001
+        lose(stream, b"<1>")
+        await put(other, b"<1>")
+        stream.resume()
+        await soon(asyncio.wait([stream._work]))  # noqa: SLF001
+        if later:
+            await other.engine.put(Put("another", b"<0>", "ada"))
+            assert await bodies_of(stream, 1) == [b"<0>"]
+        await put(other, b"<2>")
+        if later:  # it would be out of order
+            with pytest.raises(WatchLaggedError):
+                await soon(anext(stream))
+        else:
+            assert await bodies_of(stream, 2) == [b"<1>", b"<2>"]
+
+
 async def test_a_watch_that_cannot_go_on_for_a_reason_nobody_thought_of_says_so(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

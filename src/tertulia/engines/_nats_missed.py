@@ -7,7 +7,7 @@ leader though the stream has one, and then the watch says that it misses somethi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
@@ -18,16 +18,48 @@ from tertulia.engines._nats_store import Store
 from tertulia.errors import EngineUnavailableError
 
 NO_HISTORY = 10.0  # seconds that only the history cannot be read until it is given up: to elect a leader takes 4 to 9
+REMEMBERED = 10_000  # keys of a watch; of what is beyond it only older changes could be left out unnoticed
 
 News = tuple[int, str, KeyState]
 
 
+class Had:
+    """The last change of each key that a watch has had. What is not remembered was at `floor`, or before.
+
+    Every change names the one before it of its key, so one that was left out is missed when the next one comes,
+    whatever a replica had said that it has.
+    """
+
+    __slots__ = ("_last", "floor")
+
+    def __init__(self, floor: int = 0) -> None:
+        self.floor = floor
+        self._last: dict[str, int] = {}
+
+    def add(self, key: str, seq: int) -> None:
+        """Remember a change."""
+        last = self._last
+        last.pop(key, None)
+        last[key] = seq
+        if len(last) > REMEMBERED:
+            self.floor = max(self.floor, last.pop(next(iter(last))))
+
+    def has(self, key: str, seq: int) -> bool:
+        """Tell whether the watch has had a change, or begins after it."""
+        return seq <= self._last.get(key, self.floor)
+
+    def follows(self, key: str, prev: int) -> bool:
+        """Tell whether what comes after a change (0: after nothing) comes next for the watch."""
+        last = self._last.get(key)
+        return prev == 0 or (prev <= self.floor if last is None else prev == last)
+
+
 class Known(Struct, frozen=True):
-    """What a watch has had: all up to `whole`, nothing after `newest`, and of keys between these what `seen` says."""
+    """What a watch has had: all up to `whole`, nothing after `newest`, and of keys what `had` says."""
 
     whole: int
     newest: int
-    seen: Mapping[str, int]
+    had: Had
 
 
 class Missed:
@@ -55,15 +87,16 @@ class Missed:
             found |= await self._kept(known.whole)
         upto = max(found, default=revision)
         found |= {seq: (key, state) for seq, key, state in fed if known.whole < seq <= upto}
-        seen = dict(known.seen)
         news: list[News] = []
+        last: dict[str, int] = {}
         for seq in sorted(found):
             key, state = found[seq]
-            if seq <= seen.get(key, 0):
+            if known.had.has(key, seq):
                 continue
-            if (state.prev > known.whole and state.prev != seen.get(key)) or seq < known.newest:
+            follows = state.prev in (0, last[key]) if key in last else known.had.follows(key, state.prev)
+            if not follows or seq < known.newest:
                 return None
-            seen[key] = seq
+            last[key] = seq
             news.append((seq, key, state))
         return news
 

@@ -19,7 +19,7 @@ from tertulia._names import is_pattern, key_matcher, literal_prefix
 from tertulia.engines._nats_format import LIVE, KeyState, key_state
 from tertulia.engines._nats_history import History
 from tertulia.engines._nats_keys import KEEP_GONE, Keys
-from tertulia.engines._nats_missed import Known, Missed, News
+from tertulia.engines._nats_missed import Had, Known, Missed, News
 from tertulia.engines._nats_store import Store
 from tertulia.engines._nats_subscription import Subscription
 from tertulia.engines.base import Change
@@ -27,7 +27,6 @@ from tertulia.errors import EngineError, EngineUnavailableError, TertuliaError, 
 
 WATCH_BUFFER = 10_000  # changes that a slow watcher may lag before it is told so
 LOOK = 1.0  # seconds between looks for what the feed left out, where it may
-SEEN = 10_000  # keys whose last change is remembered until the next look; with more the watch looks earlier
 RETRIES = 5  # looks for what is missing, while its writer may still be sending it to the history
 RETRY = 0.05  # seconds between them, doubling
 AGAIN = 0.1  # seconds between tries to resume, each of which waits for the server itself
@@ -38,7 +37,7 @@ WATCHED_ENDS = 1_000  # keys that were there before a watch whose ends it looks 
 class WatchStream:
     """A watch: its own bounded buffer, filled by the feed and emptied by one reader.
 
-    All changes up to `_whole` are in the buffer, or were; of later ones, those in `_seen`.
+    All changes up to `_whole` are in the buffer, or were; of later ones, those in `_had`.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class WatchStream:
         self._pending: list[News] | None = []
         self._whole = 0
         self._newest = 0
-        self._seen: dict[str, int] = {}
+        self._had = Had()
         self._last: int | None = None
         self._error: Exception | None = None
         self._closed = False
@@ -83,7 +82,7 @@ class WatchStream:
         self._siblings.add(self)
         self._last = after
         revision = await store.last_sequence()
-        self._whole = self._newest = revision if after is None else after
+        self._whole = self._newest = self._had.floor = revision if after is None else after
         if after is not None and after != revision and (after > revision or await self._is_too_old(after)):
             self._fail(WatchLaggedError(self.pattern, after))
             return
@@ -119,25 +118,20 @@ class WatchStream:
     def _take(self, news: News) -> None:
         """Take in the next change, or read what is missing before it."""
         seq, key, state = news
-        if seq <= self._whole or seq <= self._seen.get(key, 0):
+        if self._had.has(key, seq):
             return
-        if not self._follows(key, state) or seq < self._newest:
+        if seq <= self._whole or seq < self._newest or not self._had.follows(key, state.prev):
+            self._whole = min(self._whole, self._newest)  # where it went further, a replica did not have all of it
             self._pending = [news]
             self._restart()
             return
         self._push(seq, key, state)
         if self._store.single:
             self._whole = seq  # its feed comes whole, as long as the connection holds
-            self._seen.clear()
-        elif len(self._seen) > SEEN:
-            self._look_now()
-
-    def _follows(self, key: str, state: KeyState) -> bool:
-        return state.prev <= self._whole or state.prev == self._seen.get(key)
 
     def _push(self, seq: int, key: str, state: KeyState) -> None:
-        self._seen[key] = seq
-        self._newest = seq
+        self._had.add(key, seq)
+        self._newest = max(self._newest, seq)
         self._keys.learn(key, seq, state)
         if state.expires is not None and state.kind == LIVE:
             self._keys.expiries.add(key, seq, state.expires)
@@ -215,16 +209,14 @@ class WatchStream:
             self._fail(WatchLaggedError(self.pattern, self._last))
             return
         for seq, key, state in news:
-            if seq > self._newest or self._seen.get(key, 0) < seq:
-                self._push(seq, key, state)
+            self._push(seq, key, state)
         self._whole = max(self._whole, revision, self._newest if self._store.single else 0)
-        self._seen = {key: seq for key, seq in self._seen.items() if seq > self._whole}
 
     async def _read_missed(self, revision: int) -> list[News] | None:
         """Return what was missed up to a revision, or None when some of it is gone."""
         fed = () if self._pending is None else self._pending
         for attempt in range(RETRIES if self._history.is_kept or not self._store.single else 1):
-            known = Known(self._whole, self._newest, self._seen)
+            known = Known(self._whole, self._newest, self._had)
             news = await self._missed.after(known, fed, revision, with_history=attempt > 0)
             if news is not None or self._missed.given_up:
                 return news
