@@ -222,6 +222,67 @@ def test_ctrl_c_ends_what_would_go_on_for_ever(url: str, space: blocking.Space, 
     assert space.agents() == []
 
 
+READER_GONE = 141
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("memory", "history", "long", "-n", "20"),
+        ("memory", "ls", "--json"),
+        ("memory", "get", "long"),
+        ("recommend", "--use-case", "caching", "--json"),
+    ],
+    ids=" ".join,
+)
+def test_a_reader_who_has_gone_is_no_error_and_nothing_is_said_of_it(
+    url: str, space: blocking.Space, command: tuple[str, ...]
+):
+    for _ in range(20):
+        space.memory.write("long", "x" * 20_000, owner="ana")
+    reading, writing = os.pipe()
+    os.close(reading)  # so that the first line meets nobody, however fast anything is
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "tertulia", *command],
+            env=os.environ | {"PYTHONPATH": str(PACKAGE), "TERTULIA_URL": url},
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LONGEST,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (READER_GONE, "")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("two\nlines", r'"two\nlines"'),
+        ("42", '"42"'),
+        (42, "42"),
+        ("ñandú 😀", '"ñandú 😀"'),
+        ("\x1b[2J", r'"\u001b[2J"'),
+    ],
+)
+def test_in_a_line_a_value_is_json_so_that_it_cannot_be_taken_for_another(
+    space: blocking.Space, value: object, shown: str
+):
+    space.memory.write("key", value, owner="ana")
+    space.broker.register_agent("ana")
+    blocking.MessagePassingAgent("ben", space.broker).send("ana", value)
+
+    (line,) = tertulia_command("memory", "history", "key").stdout.splitlines()
+    assert line.endswith(f"put key = {shown} by ana")
+    (line,) = tertulia_command("inbox", "ana").stdout.splitlines()
+    assert line.endswith(f"from ben [waiting]: {shown}")
+    (line,) = tertulia_command("inbox", "ana", "--take").stdout.splitlines()
+    assert line.endswith(f"from ben: {shown}")
+    assert tertulia_command("memory", "get", "key").stdout == f"{value}\n", "alone it is what it is"
+
+
 # --- dead letters --------------------------------------------------------------------------------
 
 
@@ -246,7 +307,7 @@ def test_a_dead_letter_is_listed_shown_retried_and_purged(buried: str, space: bl
     assert (letter["message"]["id"], letter["reason"]) == (buried, "not today")
     assert tertulia_command("dead-letters", "ls", "ana").stdout.endswith("  m1  not today\n")
     shown = tertulia_command("dead-letters", "show", "ana", "m1").stdout
-    assert "content   please" in shown
+    assert 'content   "please"' in shown
     assert "attempt 1" in shown
     assert lines(tertulia_command("dead-letters", "retry", "ana", "m1", "--json")) == [{"retried": 1}]
     assert [item.message.id for item in space.broker.peek("ana")] == ["m1"]

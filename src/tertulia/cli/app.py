@@ -1,6 +1,7 @@
 """The commands of `tertulia`. What a command needs is imported when it runs, so that `--help` answers at once.
 
-Exit codes: 0, done; 1, the work failed; 2, it was asked for in a way that cannot be done; 130, stopped by Ctrl-C.
+Exit codes: 0, done; 1, the work failed; 2, it was asked for in a way that cannot be done; 130, stopped by Ctrl-C;
+141, whoever read the output has gone.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Data goes to standard output, talk to standard error. Exit codes are those of `t
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -14,9 +15,23 @@ import typer
 if TYPE_CHECKING:
     from tertulia.space import Space
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "MISUSED", "Agent", "Json", "Limit", "Url", "call", "fail", "talk"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "INTERRUPTED",
+    "MISUSED",
+    "Agent",
+    "Json",
+    "Limit",
+    "Url",
+    "call",
+    "fail",
+    "nobody_reads",
+    "talk",
+]
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+UNREAD = 141  # what shells call a command whose reader has gone: 128 + SIGPIPE
 URL_VARIABLE = "TERTULIA_URL"  # as in `tertulia.space`, which help does not need to load
 
 Url = Annotated[
@@ -40,6 +55,8 @@ def call(command: str, url: str | None, work: Work) -> NoReturn:
     logging.getLogger("tertulia").addHandler(logging.NullHandler())  # what matters of it is said below
     try:
         code = asyncio.run(_with_space(url, work))
+    except BrokenPipeError:
+        nobody_reads()
     except (InvalidInputError, MissingExtraError) as error:
         fail(command, str(error), MISUSED)
     except (TertuliaError, TimeoutError, OSError) as error:
@@ -54,6 +71,12 @@ async def _with_space(url: str | None, work: Work) -> int | None:
 
     async with connect(url) as space:
         return await work(space)
+
+
+def nobody_reads() -> NoReturn:
+    """Exit as a program does whose reader has gone (`| head -1`), which is nothing to complain about."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - what is still to be written goes there
+    raise typer.Exit(UNREAD)
 
 
 def fail(command: str, problem: str, code: int = FAILED) -> NoReturn:

@@ -8,7 +8,7 @@ import typer
 
 from tertulia.cli.calling import FAILED, MISUSED, Json, Limit, Url, call, talk
 from tertulia.cli.groups import Group
-from tertulia.cli.printing import print_json, print_line, show_value
+from tertulia.cli.printing import in_a_line, print_json, print_line
 
 if TYPE_CHECKING:
     from tertulia.records import DeadLetter
@@ -34,7 +34,7 @@ def list_letters(agent_id: AgentId, *, limit: Limit = 100, url: Url = None, json
             if json:
                 print_json(_as_dict(letter))
             else:
-                print_line(f"{letter.at:%Y-%m-%d %H:%M:%S}  {letter.message.id}  {letter.reason}")
+                print_line(f"{letter.at:%Y-%m-%d %H:%M:%S}  {letter.message.id}  {' '.join(letter.reason.split())}")
 
     call("dead-letters ls", url, work)
 
@@ -121,7 +121,7 @@ def _print_whole(letter: DeadLetter) -> None:
     print_line(f"from      {message.sender or '?'}")
     print_line(f"sent      {message.timestamp:%Y-%m-%d %H:%M:%S}")
     print_line(f"given up  {letter.at:%Y-%m-%d %H:%M:%S}: {letter.reason}")
-    print_line(f"content   {show_value(message.content)}")
+    print_line(f"content   {in_a_line(message.content)}")
     for failure in letter.history:
         print_line(f"attempt {failure.attempt}  {failure.at:%Y-%m-%d %H:%M:%S}: {failure.reason}")
         for line in failure.traceback.rstrip().splitlines():

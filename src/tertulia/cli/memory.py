@@ -8,7 +8,7 @@ import typer
 
 from tertulia.cli.calling import FAILED, Agent, Json, Limit, Url, call, talk
 from tertulia.cli.groups import Group
-from tertulia.cli.printing import print_json, print_line, print_table, read_value, show_value
+from tertulia.cli.printing import in_a_line, print_json, print_line, print_table, read_value, show_value
 
 if TYPE_CHECKING:
     from tertulia.records import MemoryChange
@@ -222,7 +222,7 @@ def _print_change(change: MemoryChange, *, json: bool) -> None:
         )
         return
     at = f"{change.at:%Y-%m-%d %H:%M:%S}"
-    value = f" = {show_value(change.value)}" if change.kind is ChangeKind.PUT else ""
+    value = f" = {in_a_line(change.value)}" if change.kind is ChangeKind.PUT else ""
     by = "" if change.entry is None else f" by {change.entry.owner}"
     print_line(f"{at}  {change.revision}  {change.kind.value} {change.key}{value}{by}")
 

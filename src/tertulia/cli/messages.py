@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tertulia.cli.calling import Agent, Json, Limit, Url, call, talk
-from tertulia.cli.printing import print_json, print_line, print_table, read_value, show_value
+from tertulia.cli.printing import in_a_line, print_json, print_line, print_table, read_value, show_value
 
 if TYPE_CHECKING:
     from tertulia.messaging.delivery import Delivery
@@ -236,4 +236,4 @@ def _print_message(message: Message, *, json: bool, remark: str = "") -> None:
         return
     about = f" about {message.topic}" if message.topic else ""
     at = f"{message.timestamp:%Y-%m-%d %H:%M:%S}"
-    print_line(f"{at}  {message.id}  from {message.sender or '?'}{about}{remark}: {show_value(message.content)}")
+    print_line(f"{at}  {message.id}  from {message.sender or '?'}{about}{remark}: {in_a_line(message.content)}")

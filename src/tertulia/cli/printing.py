@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["print_json", "print_line", "print_table", "read_value", "show_value"]
+__all__ = ["in_a_line", "print_json", "print_line", "print_table", "read_value", "show_value"]
 
 STANDARD_INPUT = "-"
 
@@ -33,8 +33,13 @@ def read_value(text: str, *, as_text: bool = False) -> Any:
 
 
 def show_value(value: object) -> str:
-    """Return a value for people: text as it is, anything else as JSON."""
+    """Return a value that stands alone: text as it is, anything else as JSON."""
     return value if isinstance(value, str) else _json(value)
+
+
+def in_a_line(value: object) -> str:
+    """Return a value that stands in a line with other things: as JSON, so "42" is not 42 and a line stays one line."""
+    return _json(value)
 
 
 def print_json(value: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from tertulia.cli.calling import MISUSED, fail
+from tertulia.cli.calling import MISUSED, fail, nobody_reads
 from tertulia.cli.printing import print_json, print_line
 from tertulia.errors import InvalidInputError
 from tertulia.selection.choosing import NotMeasuredError
@@ -84,10 +84,13 @@ def run(fields: dict[str, Any], *, profile: Path | None, language: str, json: bo
         recommendation = selector.recommend(required, language=language)
     except (InvalidInputError, ProfileError, NotMeasuredError) as error:
         fail(COMMAND, str(error), MISUSED)
-    if json:
-        print_json(recommendation.to_dict())
-    else:
-        _show(recommendation, words)
+    try:
+        if json:
+            print_json(recommendation.to_dict())
+        else:
+            _show(recommendation, words)
+    except BrokenPipeError:
+        nobody_reads()
 
 
 def _profile(path: Path | None) -> Profile | None:

@@ -11,7 +11,7 @@ import typer
 
 from tertulia.cli.calling import FAILED, Json, Limit, Url, call, talk
 from tertulia.cli.groups import Group
-from tertulia.cli.printing import print_json, print_line, print_table, show_value
+from tertulia.cli.printing import in_a_line, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from tertulia.ballots import Ballot, BallotResult, Vote
@@ -161,7 +161,7 @@ def _print_ballot(ballot: Ballot) -> None:
     print_line(f"proposed by {ballot.proposer}, {_at(ballot.opened_at)}{_because(ballot.reason)}")
     for option in ballot.options:
         key = "" if option.key is None else f": {option.key}"
-        value = "" if option.value is MISSING else f" = {show_value(option.value)}"
+        value = "" if option.value is MISSING else f" = {in_a_line(option.value)}"
         print_line(f"option {option.name}{key}{value}")
     terms = ballot.terms
     print_line(f"rule: {terms.rule.value}; electorate: {_names(terms.electorate)}; until {_at(terms.deadline_at)}")
