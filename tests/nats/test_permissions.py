@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import sys
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nats
+import nkeys
 import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
@@ -26,16 +29,17 @@ from tertulia import (
 from tertulia.cli.app import app
 from tertulia.engines._nats_permissions import server_configuration
 from tertulia.engines._nats_team import read_team
-from tertulia.engines.base import Commit, Send
+from tertulia.engines.base import Commit, Put, Send
 from tertulia.errors import (
     AccessDeniedError,
     EngineError,
     InvalidInputError,
     MailboxFullError,
+    MissingExtraError,
     RemoteError,
     UnknownAgentError,
 )
-from tests.nats.server import Server
+from tests.nats.server import Cluster, Server
 
 PATIENCE = 30.0  # seconds for what should happen at once: half of what the handles would try for
 TEAM = """
@@ -390,6 +394,68 @@ async def test_a_hash_lets_its_password_in_and_no_other(monkeypatch: pytest.Monk
             assert delivery.message.content == "to myself"
         with pytest.raises(AccessDeniedError, match="may not connect"):
             await connect(mine.format("wrong"))
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> list[tuple[Path, str]]:
+    """Files with the seeds of two users, and their public keys."""
+    made: list[tuple[Path, str]] = []
+    for number in range(2):
+        seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+        path = tmp_path / f"{number}.nk"
+        path.write_bytes(seed + b"\n")
+        pair: Any = nkeys.from_seed(bytearray(seed))
+        made.append((path, pair.public_key.decode()))
+    return made
+
+
+async def test_an_nkey_lets_its_owner_in_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, seeds: list[tuple[Path, str]], tmp_path: Path
+):
+    monkeypatch.setenv("TERTULIA_PASSWORD_OPERATOR", "o-1")
+    (mine, public), (other, _) = seeds
+    broken = tmp_path / "broken.nk"
+    broken.write_text("SUNOTASEED")
+    text = f'space = "team"\n[agents.ada]\nnkey = "{public}"\nkeys = {{ "*" = "read_write" }}'
+    with Server(server_configuration(read_team(text))) as server:
+        async with connect(f"{server.url.replace('//', '//operator:o-1@')}/team"):
+            pass
+        url = f"{server.url}/team?agent=ada&nkey="
+        async with connect(f"{url}{mine}") as space:
+            await space.memory.write("any:key", 1, owner="ada")
+            assert await space.memory.list_keys() == ["any:key"]
+        with pytest.raises(AccessDeniedError, match="may not connect"):
+            await connect(f"{url}{other}")
+        for unusable in (broken, tmp_path / "none.nk"):
+            with pytest.raises(InvalidInputError, match="cannot be used"):
+                await connect(f"{url}{unusable}")
+        monkeypatch.setitem(sys.modules, "nkeys", None)
+        with pytest.raises(MissingExtraError, match=r"tertulia\[nkeys\]"):
+            await connect(f"{url}{mine}")
+
+
+async def test_agents_keep_to_their_permissions_on_three_replicas(monkeypatch: pytest.MonkeyPatch):
+    for name, password in PASSWORDS.items():
+        monkeypatch.setenv(f"TERTULIA_PASSWORD_{name.upper()}", password)
+    with Cluster(server_configuration(read_team(TEAM))) as cluster:
+        servers: Any = cluster  # whose URL is made from as that of one
+        async with connect(f"{url_of(servers, 'operator')}?replicas=3&timeout=60") as operator:
+            await MemoryRegion("plans", operator.memory).grant_access("ada", MemoryAccessMode.READ_WRITE)
+            await MemoryRegion("plans", operator.memory).grant_access("bob", MemoryAccessMode.READ)
+            async with as_agent(servers, "ada") as ada, as_agent(servers, "bob") as bob:
+                await MemoryRegion("plans", ada.memory).write("today", "swim", agent_id="ada")
+                assert await MemoryRegion("plans", bob.memory).read("today", agent_id="bob") == "swim"
+                with pytest.raises(AccessDeniedError):
+                    await bob.engine.put(Put("region:plans:today", b"", "bob"))
+                await bob.broker.register_agent("bob")
+                for mode in (DeliveryMode.AT_LEAST_ONCE, DeliveryMode.EXACTLY_ONCE):
+                    await ada.broker.send(Message(sender="ada", receiver="bob", content=mode.value, delivery_mode=mode))
+                    delivery = await soon(bob.broker.receive("bob"))
+                    assert delivery.message.content == mode.value
+                    await delivery.acknowledge()
+                assert await bob.broker.peek("bob") == []
+                with pytest.raises(AccessDeniedError):
+                    await bob.engine.send(Send("mallory", "x", b"", author="bob"))
 
 
 async def test_an_agent_cannot_make_the_space_and_says_who_can(monkeypatch: pytest.MonkeyPatch):

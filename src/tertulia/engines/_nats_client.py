@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from nats import errors as foreign
@@ -16,6 +18,7 @@ from nats.js.api import Header
 from tertulia._background import logger
 from tertulia.engines._nats_patience import ATTEMPT
 from tertulia.engines._nats_url import Settings
+from tertulia.errors import InvalidInputError, MissingExtraError
 
 RECONNECT_WAIT = 0.1  # seconds between attempts at one server: well within the 2 s in which watches are to resume
 PING_INTERVAL = 10  # seconds; a connection that nobody calls on is found dead after three of them
@@ -44,13 +47,28 @@ def options_of(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def check_login(settings: Settings) -> None:
+    """See that what the user logs in with can be used. Raises MissingExtraError, InvalidInputError."""
+    if settings.nkey is None and settings.creds is None:
+        return
+    try:
+        nkeys: Any = import_module("nkeys")
+    except ImportError as error:
+        raise MissingExtraError("logging in with an nkey or credentials", "nkeys") from error
+    if settings.nkey is not None:
+        try:
+            nkeys.from_seed(bytearray(Path(settings.nkey).read_bytes().strip())).wipe()
+        except (OSError, ValueError, nkeys.NkeysError) as error:
+            raise InvalidInputError(f"the nkey at {settings.nkey!r} cannot be used: {said(error)}") from error
+
+
 async def drop(client: Any) -> None:
     """Close a client and wait until nothing of it runs any more."""
     if client is None:
         return
     try:
         await client.close()
-    except (foreign.Error, OSError, AttributeError) as error:  # the last, where it never had a socket
+    except (foreign.Error, OSError, AttributeError, AssertionError) as error:  # the last two: it never had a socket
         logger.debug("closing the NATS connection: %s", said(error))
 
 

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from tertulia._background import logger
 from tertulia._clock import Clock
 from tertulia.engines._nats_calls import Call, Calls, Unanswerable
-from tertulia.engines._nats_client import abort, denial_in, drop, ended, options_of, said
+from tertulia.engines._nats_client import abort, check_login, denial_in, drop, ended, options_of, said
 from tertulia.engines._nats_patience import ATTEMPT, Unanswered
 from tertulia.engines._nats_subscription import Handler, Subscription
 from tertulia.engines._nats_url import Settings
@@ -52,7 +52,8 @@ class Wire:
     # --- opening and closing ---
 
     async def open(self) -> None:
-        """Connect. Raises EngineUnavailableError, AccessDeniedError."""
+        """Connect. Raises EngineUnavailableError, AccessDeniedError; MissingExtraError, InvalidInputError."""
+        check_login(self._settings)
         try:
             async with asyncio.timeout(self._settings.timeout):
                 await self._open_client()
