@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ CELLS = tuple(
     for place, paradigm in enumerate(TEAMS[use_case])
     for agents in (2, 8)
 )
+LATENCIES = tuple(cell for cell in CELLS if cell.engine == "memory")
 JOBS = (
     Job(paradigm=Paradigm.MEMORY, engine="file", agents_as="processes", seconds=1.5, bytes_moved=10, bytes_read=20),
 )
@@ -99,6 +101,27 @@ def test_every_tag_is_closed_and_every_plot_drawn():
     assert tags.count("svg") == 2 * 3 * 6  # engines x sorts of plots x use cases
     assert tags.count("polyline") == 2 * len(CELLS) // 4
     assert tags.count("table") == 2 + 6 + 1 + 1  # the rows; the deaths on one engine; the report team; the replays
+
+
+def test_bars_of_one_size_are_together_under_one_label_in_the_order_of_the_key():
+    (plot,) = re.findall(r"<figcaption>caching</figcaption>(<svg.*?</svg>)", render(replace(PAGE, cells=LATENCIES)))[:1]
+
+    assert re.findall(r'<rect class="(\w+)"', plot) == ["memory", "messages", "hybrid"] * 2
+    assert re.findall(r'text-anchor="end">([^<]*)', plot) == ["2 × 1.00 kB", "8 × 1.00 kB"]
+    tops = [float(y) for y in re.findall(r'<rect class="\w+" x="[\d.]+" y="([\d.]+)"', plot)]
+    steps = [after - before for before, after in itertools.pairwise(tops)]
+    assert min(steps) > 0
+    assert steps.index(max(steps)) == 2, "what sets the sizes apart"
+
+
+def test_on_a_narrow_screen_each_cell_of_the_rows_says_what_it_is_about():
+    ways = [attributes.get("data-way") for tag, attributes in outline(render(PAGE)).seen if tag == "td"]
+    assert ways.count("shared memory: ") == ways.count("both in one commit: ") == 2 * 10  # engines x rows
+
+
+def test_the_date_is_one_that_people_read_and_left_as_it_is_if_it_is_no_such_date():
+    assert "Measured on 2026-11-23 at 09:08 UTC." in render(replace(PAGE, made_at="2026-11-23T09:08:07+00:00"))
+    assert "Measured on yesterday." in render(replace(PAGE, made_at="yesterday"))
 
 
 def test_the_page_asks_for_nothing_from_anywhere():

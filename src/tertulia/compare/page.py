@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -82,6 +83,9 @@ p,figcaption{max-width:46rem}.soft,figcaption,th{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}
 th,td{text-align:left;vertical-align:top;padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line)}
 td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+@media(max-width:40rem){.rows thead{display:none}.rows tr{display:block;padding:.5rem 0;\
+border-bottom:1px solid var(--line)}.rows th,.rows td{display:block;border:0;padding:.1rem 0}\
+.rows td::before{content:attr(data-way);color:var(--soft)}}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem}
 figure{margin:0}figcaption{font-size:.9rem}svg{width:100%;height:auto;font:10px system-ui,sans-serif}
 svg text{fill:var(--soft)}.grid{stroke:var(--line);fill:none}
@@ -111,9 +115,15 @@ def _head(page: Page) -> str:
     key = "".join(f'<span><i class="{paradigm.value}"></i>{escape(name)}</span>' for paradigm, name in NAMES.items())
     return (
         "<h1>Shared memory or messages?</h1><p>The same work, done by the same agents, through shared memory, through "
-        f"messages, and through both in one commit. Measured on {escape(page.made_at)}{stopped}.</p>"
+        f"messages, and through both in one commit. Measured on {escape(_day(page.made_at))}{stopped}.</p>"
         f'<p class="key">{key}</p>'
     )
+
+
+def _day(made_at: str) -> str:
+    """Return an instant as people read it; whatever is no ISO 8601 in UTC is left as it is."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):[\d.]+\+00:00", made_at)
+    return f"{found[1]} at {found[2]} UTC" if found else made_at
 
 
 def _foot(page: Page) -> str:
@@ -167,11 +177,13 @@ def _table(cells: Sequence[Cell]) -> str:
     head = "".join(f"<th>{escape(NAMES[paradigm])}</th>" for paradigm in paradigms)
     body = "".join(
         f"<tr><th>{escape(row.name)}</th>"
-        + "".join(f"<td>{escape(row.said[paradigm])}</td>" for paradigm in paradigms)
+        + "".join(
+            f'<td data-way="{escape(NAMES[paradigm])}: ">{escape(row.said[paradigm])}</td>' for paradigm in paradigms
+        )
         + "</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<table class="rows"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _plots(cells: Sequence[Cell]) -> Iterable[str]:
@@ -198,9 +210,14 @@ def _latencies(use_case: UseCase, cells: Sequence[Cell]) -> str:
             value=cell.p50,
             marks=tuple(value for value in (cell.p95, cell.p99) if value is not None),
         )
-        for cell in sorted(cells, key=lambda cell: (cell.agents, cell.payload, cell.paradigm.value))
+        for cell in sorted(cells, key=_place)
     ]
     return bars(USE_CASE_NAMES[use_case], rows, seconds_text)
+
+
+def _place(cell: Cell) -> tuple[int, int, int]:
+    """Return where a cell's bar is: by team and payload, and then in the order of the key."""
+    return cell.agents, cell.payload, list(NAMES).index(cell.paradigm)
 
 
 def _throughput(use_case: UseCase, cells: Sequence[Cell]) -> str:
@@ -219,7 +236,7 @@ def _has_several_teams(cells: Sequence[Cell], payload: int) -> bool:
 def _bytes_read(use_case: UseCase, cells: Sequence[Cell]) -> str:
     rows = [
         Bar(label=f"{cell.agents} × {bytes_text(cell.payload)}", series=cell.paradigm.value, value=cell.bytes_read)
-        for cell in sorted(cells, key=lambda cell: (cell.agents, cell.payload, cell.paradigm.value))
+        for cell in sorted(cells, key=_place)
     ]
     return bars(USE_CASE_NAMES[use_case], rows, bytes_text)
 

@@ -16,6 +16,7 @@ __all__ = ["Bar", "bars", "lines"]
 WIDTH = 360
 LEFT, RIGHT, TOP, BOTTOM = 52, 24, 10, 34
 ROW = 16
+GAP = 6  # between bars of different labels
 
 Text = Callable[[float], str]
 
@@ -30,16 +31,22 @@ class Bar(Struct, frozen=True, kw_only=True):
 
 
 def bars(title: str, rows: Sequence[Bar], text: Text) -> str:
-    """Return horizontal bars on a logarithmic scale, with marks for what lies beyond each."""
+    """Return horizontal bars on a logarithmic scale, with marks for what lies beyond each.
+
+    Rows of one label that follow each other are a group: the label is written once, and a gap is before the next.
+    """
     values = [value for row in rows for value in (row.value, *row.marks) if value > 0]
     if not values:
         return ""
     scale = _Log(values, LEFT + 70, WIDTH - RIGHT)
-    height = TOP + ROW * len(rows) + BOTTOM
+    begins = [not number or row.label != rows[number - 1].label for number, row in enumerate(rows)]
+    height = TOP + ROW * len(rows) + GAP * (sum(begins) - 1) + BOTTOM
     parts = [_grid(scale, TOP, height - BOTTOM, text)]
-    for number, row in enumerate(rows):
-        y = TOP + ROW * number
-        parts.append(f'<text x="{LEFT + 64}" y="{y + 11}" text-anchor="end">{escape(row.label)}</text>')
+    y = TOP - ROW - GAP
+    for row, first in zip(rows, begins, strict=True):
+        y += ROW + GAP * first
+        if first:
+            parts.append(f'<text x="{LEFT + 64}" y="{y + 11}" text-anchor="end">{escape(row.label)}</text>')
         if row.value > 0:
             x = scale.at(row.value)
             parts.append(
