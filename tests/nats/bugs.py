@@ -11,6 +11,7 @@ from tertulia.engines import (
     _nats_commit_mail,
     _nats_keeper,
     _nats_mail,
+    _nats_missed,
     _nats_patience,
     _nats_reading,
     _nats_store,
@@ -137,4 +138,4 @@ def watches_end_when_no_server_answers_for_a_while(patch: Patch) -> None:
 
 
 def watches_do_not_notice_what_they_missed(patch: Patch) -> None:
-    patch.setattr(_nats_watch.WatchStream, "_follows", lambda *_: True)
+    patch.setattr(_nats_missed.Had, "follows", lambda *_: True)
