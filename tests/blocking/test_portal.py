@@ -20,6 +20,7 @@ import pytest
 
 import tertulia
 from tertulia import Message, blocking
+from tertulia.blocking import portal
 from tertulia.errors import InvalidURLError, SpaceClosedError
 
 LIMIT = 20  # seconds; a bound for waits that end at once unless something is broken
@@ -126,6 +127,38 @@ def test_an_interrupted_call_is_cancelled_on_the_portal_and_the_space_goes_on(
     interrupted(waiter.for_ever)
 
     assert waiter.cancelled.is_set()
+    assert space.memory.list_keys() == []
+
+
+@pytest.mark.timeout(LIMIT)
+def test_a_call_that_is_interrupted_before_it_begins_ends_at_once(space: blocking.Space, monkeypatch: Any):
+    session, _ = space.portal_parts()
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(portal, "CANCEL_GRACE", 1_000.0)
+        patch.setattr(session.portal, "submit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            space.memory.list_keys()
+
+    assert space.memory.list_keys() == []
+
+
+@pytest.mark.timeout(LIMIT)
+def test_a_call_that_is_interrupted_before_its_first_step_ends_at_once(space: blocking.Space, monkeypatch: Any):
+    start = portal.Call.start
+
+    def interrupted(call: portal.Call) -> None:
+        start(call)
+        call._give_up()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - what an interruption posts
+
+    with monkeypatch.context() as patch:
+        patch.setattr(portal.Call, "start", interrupted)
+        with pytest.raises(CancelledError):
+            space.memory.list_keys()
+
     assert space.memory.list_keys() == []
 
 

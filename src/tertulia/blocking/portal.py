@@ -251,6 +251,7 @@ class Call:
             self.finish(None, CancelledError())
         else:
             self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._ended)
 
     def cancel(self) -> None:
         """Cancel the work, if it still runs."""
@@ -288,6 +289,10 @@ class Call:
         else:
             self.finish(result, None)
 
+    def _ended(self, _: object) -> None:
+        """See that there is an outcome: a task that is cancelled before its first step has run nothing at all."""
+        self.finish(None, SpaceClosedError() if self._cancelled_by_closing() else CancelledError())
+
     def _cancelled_by_closing(self) -> bool:
         """Tell the space's end from an interruption, and from a cancellation that the work itself let out."""
         return not self._given_up and self._task is not None and self._task.cancelling() > 0
@@ -297,6 +302,8 @@ class Call:
         self.waiting = False
         if self._done:
             self._task = asyncio.get_running_loop().create_task(self._undo_late())
+        elif self._task is None:  # it was interrupted before it was handed over, and never begins
+            self.finish(None, CancelledError())
         else:
             self.cancel()
 
