@@ -38,7 +38,7 @@ def encode(value: object, limit: int) -> bytes:
     Raises EncodeError for a value that cannot be stored and ValueTooLargeError above `limit` bytes.
     """
     try:
-        data = _ENCODER.encode(value)
+        data = _pack(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise EncodeError(_encode_reason(value, error)) from error
     if len(data) > limit:
@@ -51,7 +51,7 @@ def encode(value: object, limit: int) -> bytes:
 def encode_message(message: Any, content: object, limit: int) -> bytes:
     """Return the bytes of one of the library's own records, in which only `content` is a user's; see `encode`."""
     try:
-        data = _ENCODER.encode(message)
+        data = _pack(message)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise EncodeError(_encode_reason(content, error)) from error
     if len(data) > limit:
@@ -83,7 +83,7 @@ def _is_flat(value: object) -> bool:
 def decode_plain(data: bytes) -> Any:
     """Return the value in plain types. Raises DecodeError."""
     try:
-        value = _DECODER.decode(data)
+        value = _unpack(data)
     except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
         message = f"the stored bytes are no value: {error}"
         raise DecodeError(message) from error
@@ -187,5 +187,5 @@ def _refuse_extension(code: int, _data: memoryview) -> object:
     raise ValueError(message)
 
 
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_plain)
-_DECODER = msgspec.msgpack.Decoder(ext_hook=_refuse_extension)
+_pack = msgspec.msgpack.Encoder(enc_hook=_to_plain).encode
+_unpack = msgspec.msgpack.Decoder(ext_hook=_refuse_extension).decode

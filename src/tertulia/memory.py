@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar, overload
 
-from tertulia._arguments import check_revision, check_seconds, check_tags
+from tertulia._arguments import MAX_SECONDS, check_revision, check_seconds, check_tags
 from tertulia._background import Background
 from tertulia._clock import Clock, instant
 from tertulia._codec import convert as convert_value
@@ -392,11 +392,17 @@ class SharedMemory:
         keep_owner: bool = False,
     ) -> Put:
         """Return a checked, encoded put."""
+        try:
+            full = full_key(self._prefix, key, agent)
+        except TypeError:
+            full = self._check_access(key, agent)  # says what is wrong
+        if ttl is not None and ttl is not KEEP and (ttl.__class__ is not float or not 0.0 < ttl <= MAX_SECONDS):
+            ttl = check_seconds("ttl", ttl)
         return Put(
-            self._check_access(key, agent),
+            full,
             encode(value, self._limit),
             KEEP if keep_owner else agent,
-            ttl if ttl is None or ttl is KEEP else check_seconds("ttl", ttl),
+            ttl,
             () if tags == () else tags if isinstance(tags, Keep) else check_tags(tags),
         )
 

@@ -34,7 +34,12 @@ class ChangeFeed:
         history = self.history
         history.append(record)
         self.history_bytes += len(record.body)
-        if len(history) > HISTORY_CHANGES or self.history_bytes > HISTORY_BYTES:
+        if len(history) > HISTORY_CHANGES:  # the usual case of a space that has been in use for a while
+            gone = history.popleft()
+            self.forgotten = gone.revision
+            if isinstance(gone, Record):
+                self.history_bytes -= len(gone.body)
+        if self.history_bytes > HISTORY_BYTES:
             self._forget()
         if self.exact or self.patterns:
             self._push(_change_of(record))
