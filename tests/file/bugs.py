@@ -94,6 +94,10 @@ def what_is_known_outlives_commits_of_others(patch: Patch) -> None:
     patch.setattr(_file_known.Known, "clear", _nothing)
 
 
+def turns_are_not_counted(patch: Patch) -> None:
+    patch.setattr(_file_lock.WriterLock, "_begin_turn", _nothing)
+
+
 def reads_see_the_past(patch: Patch) -> None:
     """A read transaction is left open on the event loop's connection, when it was last written with."""
     sound = _file_session.Session.run

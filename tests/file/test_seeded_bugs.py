@@ -19,6 +19,7 @@ KILLS: tuple[tuple[Bug, Procedure], ...] = (
     (bugs.the_lock_is_not_taken, procedures.a_busy_file),
     (bugs.commits_of_others_are_not_noticed, procedures.clients_of_two_processes),
     (bugs.what_is_known_outlives_commits_of_others, procedures.clients_of_two_processes),
+    (bugs.turns_are_not_counted, procedures.clients_of_two_processes),
     (bugs.reads_see_the_past, procedures.clients_of_two_processes),
     (bugs.checks_are_not_judged, procedures.clients_of_one_process),
     (bugs.acknowledgements_come_before_the_commit, procedures.clients_of_one_process),

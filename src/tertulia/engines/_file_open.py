@@ -112,6 +112,7 @@ def open_file(path: Path, durability: str, clock: FileClock, vfs: str | None) ->
     try:
         _acquire(lock, path)
         try:
+            lock.prepare()
             return _open_locked(path, durability, clock, vfs)
         except IncompatibleFormatError:
             if not had_lock:

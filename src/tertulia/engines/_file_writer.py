@@ -16,6 +16,7 @@ from tertulia._clock import hold
 from tertulia.engines._file_format import FAILURES, translated
 from tertulia.engines._file_lock import WriterLock
 from tertulia.engines._file_open import close
+from tertulia.engines._file_recent import Recent
 from tertulia.engines._file_session import CHECKPOINT_PAGES, Effects, Session
 from tertulia.errors import EngineUnavailableError, SpaceClosedError
 
@@ -48,6 +49,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._session = session
         self._lock = lock_file()
+        self.recent = Recent(self._lock)
         self._lock_file = lock_file
         self._new_session = new_session
         self._on_commit = on_commit

@@ -96,6 +96,7 @@ class FileEngine(Engine):
         self._clock = hub.clock
         self._execute = hub.execute
         self._reads = hub.reads
+        self._recent = hub.writer.recent
         self._write = hub.writer.write
         self._closed = False
         self._streams: set[WatchStream] = set()
@@ -106,17 +107,22 @@ class FileEngine(Engine):
     async def get(self, key: str) -> Record | None:
         if self._closed or self._hub.forked:
             self._check_open()
-        record = records.read(self._execute, key)
-        if record is None:
-            return None
+        recent = self._recent
+        if (record := recent.record(key)) is None:
+            turn = recent.turn()
+            record = records.read(self._execute, key)
+            if record is None:
+                return None
+            record.access_count += self._reads.get(key, 0)
+            recent.keep_record(turn, record)
         if record.expires is not None and record.expires <= self._clock.time():
             await self._write(lambda session: records.find_live(session, key, session.clock.time()))
             return None
         reads = self._reads
-        reads[key] = count = reads.get(key, 0) + 1
+        reads[key] = reads.get(key, 0) + 1
         if len(reads) > READS:
             reads.clear()
-        record.access_count += count
+        record.access_count += 1
         return record
 
     async def scan(
@@ -364,7 +370,10 @@ class FileEngine(Engine):
         hub = self._hub
         if hub.claimants.get(mailbox):
             return hub.take_emitted(mailbox, send.message_id, send.body)
-        others = hub.read(hub.consumers_elsewhere, mailbox)
+        if (others := self._recent.consumers(mailbox)) is None:
+            turn = self._recent.turn()
+            others = hub.read(hub.consumers_elsewhere, mailbox)
+            self._recent.keep_consumers(turn, mailbox, others)
         if not others and hub.read(mail.find_box, mailbox) is None:
             if optional:
                 return False
