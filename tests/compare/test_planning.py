@@ -225,7 +225,7 @@ class Reading(Silent):
         raise AssertionError(f"{agent} said {line}")
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(1, 3), (40, 2), (1_000, 1)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(1, 2), (50, 1)])
 async def test_the_report_has_as_many_rounds_as_fit_into_a_third_of_the_time(
     tmp_path: Path, seconds: float, rounds: int
 ):
@@ -233,7 +233,7 @@ async def test_the_report_has_as_many_rounds_as_fit_into_a_third_of_the_time(
     (tmp_path / "one.md").write_text("# One\n\nSomething to report on.\n", encoding="utf-8")
     clock = Clock()
     found = await compare(
-        Settings(folder=tmp_path, readers=1, repeat=3), Reading(clock, seconds), budget=Budget(600, clock)
+        Settings(folder=tmp_path, readers=1, repeat=2), Reading(clock, seconds), budget=Budget(600, clock)
     )
 
     assert found().result.repeat == rounds
