@@ -121,7 +121,7 @@ async def test_of_collaborators_in_other_processes_that_are_killed_one_is_replac
         chief = HybridAgent("chief", HybridCommunicationSystem(space))
         working = asyncio.create_task(
             chief.collaborate(
-                "report", list(processes), "context", timeout=10 * PATIENCE, presence_lease=2.5, takeover=5.0
+                "report", list(processes), "context", timeout=10 * PATIENCE, presence_lease=2.5, takeover=7.0
             )
         )
         lost = await first_to_say("working", processes["analyst"])

@@ -204,7 +204,9 @@ class Page(msgspec.Struct):
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.floats(), st.text(), st.binary())
 
 
-@given(st.recursive(scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner))))
+@given(
+    st.recursive(scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=30)
+)
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_any_plain_value_has_a_size(value: Any) -> None:
     assert estimated_size(value) > 0
