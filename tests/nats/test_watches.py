@@ -11,6 +11,7 @@ import pytest
 
 from tertulia import Space, connect
 from tertulia.engines import _nats_missed
+from tertulia.engines._nats_patience import Unanswered
 from tertulia.engines._nats_watch import resume_all
 from tertulia.engines.base import Put
 from tertulia.errors import EngineError, WatchLaggedError
@@ -163,6 +164,32 @@ async def test_a_change_that_a_replica_left_out_is_missed_when_the_next_one_come
                 await soon(anext(stream))
         else:
             assert await bodies_of(stream, 2) == [b"<1>", b"<2>"]
+
+
+@pytest.mark.parametrize("how", ["after", "many"])
+async def test_a_replica_that_is_asked_after_one_that_lagged_must_have_what_was_written_meanwhile(
+    how: str, monkeypatch: pytest.MonkeyPatch
+):
+    url = f"{shared_cluster().url}/{fresh_space()}?replicas=3"
+    try:
+        async with connect(url) as space:
+            engine: Any = space.engine
+            store = engine._store  # noqa: SLF001
+            at_once, asked = store._at_once, []  # noqa: SLF001
+
+            async def lagging(filters: Any, newest: int, *given: Any, **options: Any) -> Any:
+                asked.append(newest)
+                if len(asked) == 1:
+                    await put(space, b"<1>")
+                    raise Unanswered("a replica of the stream lags behind", sent=False)
+                return await at_once(filters, newest, *given, **options)
+
+            monkeypatch.setattr(store, "_at_once", lagging)
+            keys = store.subjects.all_keys
+            await (store.after(0, keys, reach=1) if how == "after" else store.many((keys,)))
+            assert asked[1] > asked[0]
+    finally:
+        await remove_space(url)
 
 
 async def test_a_watch_that_cannot_go_on_for_a_reason_nobody_thought_of_says_so(

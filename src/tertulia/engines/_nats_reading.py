@@ -114,6 +114,7 @@ class Reader:
                 return found if found is not None else await self._in_pages(filters)
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
+                newest = 0 if self.single else await self.last_sequence()
 
     async def _at_once(
         self, filters: Sequence[str], newest: int, patience: Patience, *, after: int = 0
@@ -177,7 +178,9 @@ class Reader:
         """The same where each request may be answered by another replica, which has come more or less far.
 
         All that is new at one moment, from a replica that has come far enough, if that is not too much for one answer;
-        else in pages. A replica has come far enough if it has all that any has had that was asked before.
+        else in pages. A replica has come far enough if it has all that any has had that was asked before. Where one had
+        to be waited for, that is asked anew: one that catches up may have no word of what was written over meanwhile,
+        until it has come to what replaced that.
         """
         patience = Patience(self._timeout)
         found: list[Found] = []
@@ -207,6 +210,7 @@ class Reader:
                     return found
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
+                reach = max(reach, await self.last_sequence())
 
     async def _next_by_leader(self, sequence: int, one: str, reach: int) -> Found | None:
         if await self.last_sequence() < reach:
