@@ -337,8 +337,10 @@ async def test_what_waits_for_sources_that_nobody_has_is_left_after_a_while_and_
     alone = asyncio.create_task(Controller(board, [ADD_UP], lease=1.0).run())
     await harness.advance(0.5)
     assert not alone.done()  # somebody may still take them up
-    await harness.advance(0.6)
-    result = await asyncio.wait_for(alone, LONGEST)
+    async with asyncio.timeout(LONGEST):
+        while not alone.done():
+            await harness.advance(0.2)
+    result = await alone
     assert (result.ended, result.activations) == (RunEnd.QUIESCENCE, 1)
     assert await contents(board, "totals") == [0]
 

@@ -760,7 +760,9 @@ async def test_when_the_process_that_asked_dies_the_workspace_is_abandoned_and_c
     async with another_process(harness) as process:
         chief = HybridAgent("chief", HybridCommunicationSystem(process.space))
         asking = begin(chief, "ann", "bob", "cid", timeout=1000.0)
-        await harness.advance(1.0)
+        async with asyncio.timeout(6 * LIMIT):
+            while not (ann.tasks and bob.tasks):
+                await harness.advance(0)
         workspace = CollaborativeWorkspace(ann.tasks[0].workspace.workspace_id, system.space, presence_lease=LEASE)
         ballot = await workspace.open_ballot("ann", "Go on?", deadline=500.0)
         process.crash()
