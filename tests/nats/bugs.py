@@ -77,7 +77,10 @@ def replicas_that_lag_are_believed(patch: Patch) -> None:
     async def at_once(self: Any, filters: Any, newest: int, patience: Any, *, after: int = 0) -> Any:  # noqa: ARG001 - the shape of the method
         return await sound(self, filters, 0, patience, after=after)
 
+    async def next_by_leader(*_: Any) -> None: ...
+
     patch.setattr(_nats_reading.Reader, "_at_once", at_once)
+    patch.setattr(_nats_reading.Reader, "_next_by_leader", next_by_leader)
 
 
 def batches_are_written_one_by_one(patch: Patch) -> None:

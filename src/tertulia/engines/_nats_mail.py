@@ -31,6 +31,7 @@ from tertulia.errors import LeaseLostError, SpaceClosedError, TertuliaError
 
 LOOK_EVERY = 10.0  # seconds that a sender trusts what it knows of a mailbox with room
 LOOK_OFTEN = 1.0  # the same for one that is more than half full
+LOOK_LEFT_OUT = 1.0  # seconds between looks of who claims for what the feed left out, where it may
 GIVE_UP = 1.0  # seconds that a claim that was cancelled may take to give back what it has got just then
 SPARE = 4  # a sender looks again after as many messages as a quarter of the room that it last saw
 
@@ -100,7 +101,7 @@ class Mail(Views):
             if view.transients:
                 wake_one(view.claimants)
             return taken
-        while chosen := view.choose(limit, self.time.now(), ordered=ordered):
+        while chosen := await self._choose(view, limit, ordered=ordered):
             attempt = _Attempt()
             work = self._counted(self._claim_all(view, box, chosen, lease, attempt))
             try:
@@ -118,6 +119,14 @@ class Mail(Views):
         if view.claimants:
             self._wait_for_due(view)
         return []
+
+    async def _choose(self, view: View, limit: int, *, ordered: bool) -> list[Item]:
+        """Choose from all that is stored, as far as is known; the feed of several replicas may leave something out."""
+        if not view.live:
+            await self.live(view.mailbox)
+        elif not self._store.single and asyncio.get_running_loop().time() > view.looked + LOOK_LEFT_OUT:
+            await self.look(view)
+        return view.choose(limit, self.time.now(), ordered=ordered)
 
     async def _claim_all(
         self, view: View, box: Box, chosen: list[Item], lease: float, attempt: _Attempt
@@ -196,6 +205,7 @@ class Mail(Views):
         found = await self._store.get(self._subjects.message(view.mailbox, message_id))
         if found is None:
             view.drop(message_id)
+            view.live = view.live and self._store.single  # perhaps it is there, and others, and that server is behind
             return None
         mail = mail_state(message_id, found.data)
         view.learn(message_id, found.seq, replace(mail))

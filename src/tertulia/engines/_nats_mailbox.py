@@ -58,8 +58,9 @@ class Item(Struct, eq=False, gc=False):
 class View:
     """What this handle knows of a mailbox. `last` is the sequence up to which it knows all.
 
-    `live`: the feed keeps it up to date. Senders alone have views that are not; they look from time to time. With
-    `whole_feed` what comes by the feed comes without a gap, as long as the connection holds.
+    `live`: all was read, and the feed keeps it up to date. `opening`: it is being read, with the feed on. Senders alone
+    have views that are neither; they look from time to time. With `whole_feed` what comes by the feed comes without a
+    gap, as long as the connection holds.
 
     `revived` are settled messages that a server has brought back; `lasting` says that there are markers to be let go.
     What was stored before `floor` was in another mailbox of the same name.
@@ -71,6 +72,7 @@ class View:
         self.items: dict[str, Item] = {}
         self.last = 0
         self.live = False
+        self.opening = False
         self.closed = False
         self.used = 0.0
         self.looked = 0.0
@@ -92,7 +94,7 @@ class View:
 
     def learn(self, message_id: str, seq: int, mail: MailState) -> None:
         """Take in what was written at a sequence; what is older than what is known changes nothing."""
-        if self.whole_feed and self.live and seq > self.last:
+        if self.whole_feed and (self.live or self.opening) and seq > self.last:
             self.last = seq
         if mail.kind == ROLL:
             self._take_roll(seq, mail)
@@ -157,7 +159,7 @@ class View:
 
     def _keep_body(self, item: Item) -> None:
         size = len(item.mail.body)
-        if not self.live or self._bodies + size > KEPT_BODIES:
+        if not (self.live or self.opening) or self._bodies + size > KEPT_BODIES:
             item.mail.body = b""
             item.bare = bool(size)
         else:

@@ -5,6 +5,7 @@ Everything is tried again while no server answers, for as long as the settings s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,6 +33,8 @@ from tertulia.errors import EngineUnavailableError, OutcomeUnknownError
 PAGE = 1_000  # messages read at once where there are more
 PAGE_BYTES = 4 * 2**20  # and their bytes: a server cuts off clients with 64 MiB to read
 PAUSE = 0.05  # seconds between two tries of a call that got no answer; an election takes many of them
+STALE = 100  # such tries for which a leader may have less than is known: five seconds; then servers have lost something
+ROUNDS = 40  # times that what was stored while replicas were read is read, too, some milliseconds each
 
 
 class Reader:
@@ -85,8 +88,21 @@ class Reader:
         raise failure_of(got.error)
 
     async def last_sequence(self) -> int:
-        """Return the stream's last sequence, by its leader."""
-        return (await self.info()).state.last_seq
+        """Return the stream's last sequence, by its leader.
+
+        With several replicas a server that was stopped may answer for a moment as if it still led: then it has less
+        than this handle knows to be stored, and is asked again.
+        """
+        known = self.reached
+        last = (await self.info()).state.last_seq
+        for _ in range(0 if self.single else STALE):
+            if last >= known:
+                return last
+            await asyncio.sleep(PAUSE)
+            last = (await self.info()).state.last_seq
+        if self.reached == known > last:
+            self.reached = last
+        return last
 
     async def info(self, stream: str = "") -> StreamInfo:
         """Return what the server tells of a stream; `error` is set where there is none."""
@@ -111,7 +127,12 @@ class Reader:
         while True:
             try:
                 found = await self._at_once(filters, newest, patience)
-                return found if found is not None else await self._in_pages(filters)
+                if found is None:
+                    return await self._in_pages(filters)
+                if self.single or len(filters) > 1 or await self._next_by_leader(found[1], filters[0]) is None:
+                    return found
+                states = {one.subject: one for one in [*found[0], *await self.after(found[1], filters[0])]}
+                return list(states.values()), max([found[1], *(one.seq for one in states.values())])
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
                 newest = 0 if self.single else await self.last_sequence()
@@ -177,43 +198,46 @@ class Reader:
     async def _after_by_replicas(self, sequence: int, one: str, reach: int) -> list[Found]:
         """The same where each request may be answered by another replica, which has come more or less far.
 
-        All that is new at one moment, from a replica that has come far enough, if that is not too much for one answer;
-        else in pages. A replica has come far enough if it has all that any has had that was asked before. Where one had
-        to be waited for, that is asked anew: one that catches up may have no word of what was written over meanwhile,
-        until it has come to what replaced that.
+        Nor does a replica that catches up have all that the stream held where it has come to: what was written over
+        since is left out for it, so until it has come to what replaced that it has neither. The leader has both, and so
+        all has been read once the leader has nothing later. Who writes all the time is waited for, but not for ever.
         """
         patience = Patience(self._timeout)
         found: list[Found] = []
+        rounds, more = 0, False
         reach = reach or await self.last_sequence()
-        newest, more = 0, False  # what the leader had after all pages so far, where that is known
         while True:
             try:
-                if not more:
-                    tail = await self._at_once((one,), max(reach, newest), patience, after=sequence)
-                    if tail is not None:
-                        return [*found, *tail[0]]
-                page, more = await self._page(sequence, one, self._stream, patience)
-                if page:
+                tail = None if more else await self._at_once((one,), max(reach, sequence), patience, after=sequence)
+                if tail is None:
+                    more = False
+                    page, more = await self._some(sequence, one, patience)
                     found += page
                     sequence = page[-1].seq
                     patience = Patience(self._timeout)
-                if more:
-                    newest = 0
-                elif page and newest and sequence >= max(reach, newest):
+                    continue
+                found += tail[0]
+                sequence = tail[1]
+                last = await self._next_by_leader(sequence, one)
+                if last is None or rounds == ROUNDS:
                     return found
-                elif page:
-                    newest = await self.last_sequence()
-                elif (last := await self._next_by_leader(sequence, one, reach)) is not None:
-                    found.append(last)
-                    sequence, newest = last.seq, 0
-                else:
-                    return found
+                found.append(last)
+                sequence = last.seq
+                rounds += 1
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
                 reach = max(reach, await self.last_sequence())
 
-    async def _next_by_leader(self, sequence: int, one: str, reach: int) -> Found | None:
-        if await self.last_sequence() < reach:
+    async def _some(self, sequence: int, one: str, patience: Patience) -> tuple[list[Found], bool]:
+        """Return the next messages, of which there are some, and whether there are more; a replica may answer."""
+        page, more = await self._page(sequence, one, self._stream, patience)
+        if not page:
+            raise Unanswered("a replica of the stream lags behind", sent=False)
+        return page, more
+
+    async def _next_by_leader(self, sequence: int, one: str) -> Found | None:
+        """Return what is stored next after a sequence where subjects match, by a leader that has come so far."""
+        if await self.last_sequence() < sequence:
             raise Unanswered("the leader of the stream has not come so far", sent=False)
         return await self._get_from_leader({"seq": sequence + 1, "next_by_subj": one})
 

@@ -20,6 +20,7 @@ from tertulia.engines._nats_time import SharedTime
 from tertulia.errors import SpaceClosedError, TertuliaError
 
 BACKSTOP = 5.0  # seconds of real time after which a claim that waits looks itself: how late lost news can be
+OPENINGS = 3  # times that a view is read when the connection is lost meanwhile; then a claim makes do with what it saw
 IDLE = 60.0  # seconds after which a view that nobody uses is given up
 
 
@@ -79,7 +80,9 @@ class Views:
         if view.live:
             return view
         async with self._opening.setdefault(mailbox, asyncio.Lock()):
-            if not view.live:
+            for _ in range(OPENINGS):
+                if view.live:
+                    break
                 await self._go_live(view)
         return view
 
@@ -93,16 +96,16 @@ class Views:
         view.forget_all(last)
         box = self._registry.known(view.mailbox)
         view.floor = 0 if box is None else box.created
-        view.live = True  # bodies are kept from here on
+        view.opening = True
         try:
             await self.look(view)
-        except BaseException:
-            view.live = False
-            raise
-        view.live = epoch == self._store.wire.epoch
+            view.live = view.opening and epoch == self._store.wire.epoch
+        finally:
+            view.opening = False
 
     def _on_fed(self, view: View, message: Any) -> None:
         seq = int(message.headers["Nats-Sequence"])
+        self._store.reached = max(self._store.reached, seq)
         _, message_id = self._subjects.message_of(self._subjects.unfed(message.subject))
         view.learn(message_id, seq, mail_state(message_id, message.data))
         if view.claimants:
@@ -124,7 +127,7 @@ class Views:
     def expire(self) -> None:
         """Something may have been missed: views are read anew, and whoever waits with them looks at once."""
         for view in self._views.values():
-            view.live = False
+            view.live = view.opening = False
             view.looked = 0.0
             view.wake_everybody()
 

@@ -108,6 +108,7 @@ class WatchStream:
         if not self.matches(key):
             return
         news = (int(message.headers["Nats-Sequence"]), key, key_state(key, message.data))
+        self._store.reached = max(self._store.reached, news[0])
         if self._pending is None:
             self._take(news)
         elif len(self._pending) < WATCH_BUFFER:
