@@ -79,14 +79,23 @@ class Missed:
     async def after(self, known: Known, fed: Iterable[News], revision: int, *, with_history: bool) -> list[News] | None:
         """Return the changes that are not known, in order, up to a revision or later, or None when some are missing.
 
+        With several replicas up to that revision, and what was read of later ones only tells what is missing before it:
+        the feed brings them, and they may lack what their writers have not sent to the history yet.
         `fed`: what the feed has brought by the time that all is read. Raises EngineUnavailableError.
         """
         self.given_up = False
         found = await self._stored(known.whole, revision)
         if with_history:
             found |= await self._kept(known.whole)
-        upto = max(found, default=revision)
+        upto = max(found, default=revision) if self._store.single else revision
+        fed = list(fed)
+        later = [(key, state) for seq, (key, state) in found.items() if seq > upto]
+        later += [(key, state) for seq, key, state in fed if seq > upto]
+        found = {seq: one for seq, one in found.items() if seq <= upto}
         found |= {seq: (key, state) for seq, key, state in fed if known.whole < seq <= upto}
+        for key, state in later:
+            if known.whole < state.prev <= upto and state.prev not in found and not known.had.has(key, state.prev):
+                return None  # what was read has neither the last of a key nor the one before it
         news: list[News] = []
         last: dict[str, int] = {}
         for seq in sorted(found):

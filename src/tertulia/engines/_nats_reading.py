@@ -34,7 +34,15 @@ PAGE = 1_000  # messages read at once where there are more
 PAGE_BYTES = 4 * 2**20  # and their bytes: a server cuts off clients with 64 MiB to read
 PAUSE = 0.05  # seconds between two tries of a call that got no answer; an election takes many of them
 STALE = 100  # such tries for which a leader may have less than is known: five seconds; then servers have lost something
-ROUNDS = 40  # times that what was stored while replicas were read is read, too, some milliseconds each
+SINGLY = 100  # messages read from the leader, one at a time, until a replica is asked again for all that there are
+CHASED = 20  # messages read behind those who write all the time: more than is stored while a replica answers
+
+
+class Lagging(Unanswered):
+    """A replica has answered that has not come as far as it has to."""
+
+    def __init__(self) -> None:
+        super().__init__("a replica of the stream lags behind", sent=False)
 
 
 class Reader:
@@ -135,7 +143,6 @@ class Reader:
                 return list(states.values()), max([found[1], *(one.seq for one in states.values())])
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
-                newest = 0 if self.single else await self.last_sequence()
 
     async def _at_once(
         self, filters: Sequence[str], newest: int, patience: Patience, *, after: int = 0
@@ -157,7 +164,7 @@ class Reader:
             raise Unanswered("a replica of the stream has nothing yet", sent=False)
         upto = int(end.get("Nats-UpTo-Sequence", 0))
         if upto < newest:
-            raise Unanswered("a replica of the stream lags behind", sent=False)
+            raise Lagging
         return [found_in(answer) for answer in answers if answer.headers["Nats-Subject"] != self.subjects.check], upto
 
     async def _in_pages(self, filters: Sequence[str]) -> tuple[list[Found], int]:
@@ -199,47 +206,54 @@ class Reader:
         """The same where each request may be answered by another replica, which has come more or less far.
 
         Nor does a replica that catches up have all that the stream held where it has come to: what was written over
-        since is left out for it, so until it has come to what replaced that it has neither. The leader has both, and so
-        all has been read once the leader has nothing later. Who writes all the time is waited for, but not for ever.
+        since is left out for it, so until it has come to what replaced that it has neither. The leader has, and so all
+        has been read once the leader has nothing later. Who writes all the time is chased for a while, not for ever.
+        Where a replica lags, the leader is read alone, one message at a time.
         """
         patience = Patience(self._timeout)
         found: list[Found] = []
-        rounds, more = 0, False
+        more, singly = False, 0
         reach = reach or await self.last_sequence()
         while True:
             try:
-                tail = None if more else await self._at_once((one,), max(reach, sequence), patience, after=sequence)
-                if tail is None:
-                    more = False
-                    page, more = await self._some(sequence, one, patience)
-                    found += page
-                    sequence = page[-1].seq
-                    patience = Patience(self._timeout)
-                    continue
-                found += tail[0]
-                sequence = tail[1]
+                if not singly:
+                    tail = None if more else await self._at_once((one,), max(reach, sequence), patience, after=sequence)
+                    if tail is None:
+                        more = False
+                        page, more = await self._some(sequence, one, patience)
+                        found += page
+                        sequence = page[-1].seq
+                        patience = Patience(self._timeout)
+                        if more:
+                            continue
+                    else:
+                        found += tail[0]
+                        sequence = tail[1]
+                    singly = CHASED if sequence >= reach else SINGLY
                 last = await self._next_by_leader(sequence, one)
-                if last is None or rounds == ROUNDS:
+                if last is None or (singly == 1 and sequence >= reach):
                     return found
                 found.append(last)
                 sequence = last.seq
-                rounds += 1
+                singly -= 1
+            except Lagging:
+                singly = SINGLY
             except Unanswered as lost:
                 await self._retry_read(patience, lost)
-                reach = max(reach, await self.last_sequence())
 
     async def _some(self, sequence: int, one: str, patience: Patience) -> tuple[list[Found], bool]:
         """Return the next messages, of which there are some, and whether there are more; a replica may answer."""
         page, more = await self._page(sequence, one, self._stream, patience)
         if not page:
-            raise Unanswered("a replica of the stream lags behind", sent=False)
+            raise Lagging
         return page, more
 
     async def _next_by_leader(self, sequence: int, one: str) -> Found | None:
         """Return what is stored next after a sequence where subjects match, by a leader that has come so far."""
-        if await self.last_sequence() < sequence:
+        found = await self._get_from_leader({"seq": sequence + 1, "next_by_subj": one})
+        if found is None and await self.last_sequence() < sequence:
             raise Unanswered("the leader of the stream has not come so far", sent=False)
-        return await self._get_from_leader({"seq": sequence + 1, "next_by_subj": one})
+        return found
 
     async def first(self, one: str, count: int) -> list[Found]:
         """Return the first messages, by sequence, under subjects that match; a replica may answer."""
