@@ -79,7 +79,7 @@ async def test_a_power_loss_takes_nothing_that_was_promised(tmp_path: Path, dura
         lost += aftermath.lost
     figures(power_losses=losses, commits_lost_that_were_not_promised=lost)
 
-    assert lost > losses // 20  # else little was lost that could be
+    assert lost > 0  # else nothing was lost that could be; how much is, depends on what two syncs had between them
 
 
 async def test_after_a_power_loss_the_promises_hold_again(tmp_path: Path, figures: Figures):
